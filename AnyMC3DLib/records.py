@@ -43,7 +43,10 @@ class Record:
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 raise InputError(f"{where} lacks the field '{field.name}'.")
         extra = {key: value for key, value in data.items() if key not in known}
-        return cls(**known, extra=extra)
+        try:
+            return cls(**known, extra=extra)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON values; unknown fields that were read are written again."""

@@ -214,10 +214,12 @@ class ClassSpec(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRef(Record):
-    """The backbone a plugin was trained on: its name in the catalogue and the digest of its weights."""
+    """The backbone a plugin was trained on: its name in the catalogue, the digest of its weights, and the arguments
+    it was built with, since the same weights at another stride give other embeddings."""
 
     id: str
     digest: str = ""
+    model_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def _check_format_version(version: int) -> None:

@@ -16,6 +16,9 @@ from .files import replacing
 from .geometry import Affine, check_affine, corners_of, is_sheared, spacing_of
 from .nifti import check_nifti
 
+# ITK would write its warnings to standard error, file names included; what matters is checked and said here.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Not .nhdr and .mhd: their voxels are in a second file, and two files cannot be replaced at once.
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
@@ -113,10 +116,13 @@ def from_sitk(image: sitk.Image, *, name: str) -> Volume:
     """A SimpleITK image as a Volume; singleton dimensions past the third are dropped."""
     while image.GetDimension() > 3:
         image = sitk.Extract(image, [*image.GetSize()[:-1], 0], [0] * image.GetDimension())
+    array = sitk.GetArrayFromImage(image)
     components = image.GetNumberOfComponentsPerPixel()
+    if components == 4 and array.dtype == np.uint8 and array[..., 3].min() == 255:
+        # A screenshot's alpha channel that hides nothing.
+        array, components = array[..., :3], 3
     if components not in (1, 3):
         raise InputError(f"{name} has {components} values a voxel; one (grey) or three (RGB picture) are needed.")
-    array = sitk.GetArrayFromImage(image)
     lps = np.eye(4)
     dimension = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)

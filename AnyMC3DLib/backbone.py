@@ -1,0 +1,282 @@
+"""Frozen 2D models through timm: slice embeddings, class attention, and what a class map starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from .attention import AttentionTail, LastAttention
+from .catalogue import BackboneEntry, find_backbone
+from .errors import BackboneError
+from .folding import FoldingConv2d, is_exact
+from .lora import AdapterSites, Rows
+from .weights import digest_of, load_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationTail:
+    """The last feature map and the way from it to the embedding: a class map is map times gradient, over channels.
+
+    For average pooling and a linear head that is the class activation map (arXiv 1512.04150).
+    """
+
+    leaf: Tensor
+    embed: Callable[[Tensor], Tensor]
+    channels_last: bool
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    def contributions(self, gradient: Tensor) -> Tensor:
+        """Signed contribution of each patch [B, h, w] to what the gradient is of."""
+        if self.leaf.ndim == 4:
+            return (self.leaf * gradient).sum(dim=3 if self.channels_last else 1)
+        per_token = (self.leaf * gradient).sum(dim=2)[:, self.prefix :]
+        return per_token.unflatten(1, self.grid)
+
+
+Tail = AttentionTail | ActivationTail
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the backbone says of B slices.
+
+    `embedding` [B, D]; `attention` [B, h, w] is the class token's attention to each patch in the last block, mean
+    of heads (None for a network without one); `tail` is what a class map is computed from.
+    """
+
+    embedding: Tensor
+    attention: Tensor | None = None
+    tail: Tail | None = None
+
+
+class Backbone:
+    """One frozen 2D model, shared by every plugin that was trained on it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        id: str,  # noqa: A002
+        mean: Sequence[float],
+        std: Sequence[float],
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.id = id
+        self.model_args = dict(model_args or {})
+        self.mean = tuple(float(m) for m in mean)
+        self.std = tuple(float(s) for s in std)
+        self.digest = digest_of(model)
+        self.model = model.eval().requires_grad_(False)
+        self.kind = "transformer" if hasattr(model, "blocks") and hasattr(model, "patch_embed") else "cnn"
+        # Some CNNs widen the pooled features once more before the classifier.
+        self.embed_dim = int(getattr(model, "head_hidden_size", None) or model.num_features)
+        if self.kind == "transformer":
+            _pool_class_token(model)
+        self._attention = LastAttention.of(model) if self.kind == "transformer" else None
+        self.folds_grey = _fold_first_layer(model, mean=self.mean, std=self.std)
+        if self.kind == "cnn":
+            # Convolutions on CPU run about twice as fast when a pixel's channels lie side by side.
+            model.to(memory_format=torch.channels_last)
+        self.sites = AdapterSites(model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def has_class_attention(self) -> bool:
+        """Whether `encode` can give the attention of the class token (or of a pooling query)."""
+        return self._attention is not None
+
+    @property
+    def multiple_of(self) -> int:
+        """Slices must have a size that this divides: the patch size, or 1 for a CNN."""
+        if self.kind == "cnn":
+            return 1
+        embed = self.model.patch_embed
+        # Behind a CNN stem the patches are those of its feature map; `feat_ratio` counts pixels.
+        if hasattr(embed, "feat_ratio"):
+            return int(embed.feat_ratio())
+        if not hasattr(embed, "patch_size"):
+            raise BackboneError(f"The model '{self.id}' does not say how large its patches are: choose another.")
+        return int(embed.patch_size if isinstance(embed.patch_size, int) else max(embed.patch_size))
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one size (H, W) that slices must have, for the few transformers that take no other."""
+        embed = getattr(self.model, "patch_embed", None)
+        return tuple(embed.img_size) if getattr(embed, "strict_img_size", False) and embed.img_size else None
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Move the weights."""
+        self.model.to(device)
+        return self
+
+    def normalise(
+        self, slices: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> Tensor:
+        """Slices [B, 1 or 3, H, W] in [0, 1] as the first layer takes them: 1 channel where it folds, else 3."""
+        mean, std = tuple(mean or self.mean), tuple(std or self.std)
+        if slices.shape[1] == 1 and self.folds_grey and mean == self.mean and std == self.std:
+            return (slices - mean[0]) / std[0]
+        shape = (1, 3, 1, 1)
+        m = slices.new_tensor(mean).reshape(shape)
+        s = slices.new_tensor(std).reshape(shape)
+        return (slices - m) / s
+
+    def encode(
+        self,
+        slices: Tensor,
+        *,
+        adapters: Sequence[Rows] = (),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        attention: bool = False,
+        tail: bool = False,
+    ) -> Encoded:
+        """Embed slices [B, 1 or 3, H, W] in [0, 1].
+
+        `adapters` says which rows of the batch pass through which adapter. `attention` asks for the class
+        attention, `tail` for what class maps need; neither changes the embedding. Raises BackboneError if the
+        slices' size does not suit the model.
+        """
+        self._check_size(slices)
+        x = self.normalise(slices, mean=mean, std=std)
+        if self.kind == "cnn":
+            x = x.contiguous(memory_format=torch.channels_last)
+        watch = self._attention if self._attention is not None and (attention or tail) else None
+        with ExitStack() as stack:
+            if adapters:
+                stack.enter_context(self.sites.active(adapters, batch=len(slices)))
+            seen = stack.enter_context(watch.watching()) if watch else None
+            features = self.model.forward_features(x)
+            embedding = self.model.forward_head(features, pre_logits=True)
+        grid = self._grid(features, slices)
+        row = seen.patch_attention(grid) if seen and attention else None
+        return Encoded(embedding, row, self._tail(features, seen, grid, adapters) if tail else None)
+
+    def check_reach(self, key: str) -> None:
+        """Raise BackboneError if the adapter `key` sits on a layer that the model does not call."""
+        side = -(-32 // self.multiple_of) * self.multiple_of
+        height, width = self.fixed_size or (side, side)
+        blank = torch.zeros(1, 1, height, width, device=self.device)
+
+        def forward() -> None:
+            with torch.no_grad():
+                self.encode(blank)
+
+        self.sites.check_reach(key, forward)
+
+    def _tail(self, features: Tensor, seen: object | None, grid: tuple[int, int], adapters: Sequence[Rows]) -> Tail:
+        acting = _acting(self.sites, adapters)
+        if seen is not None:
+            return seen.tail(self.model, grid, acting)
+        prefix = getattr(self.model, "num_prefix_tokens", 0) if features.ndim == 3 else 0
+
+        def embed(leaf: Tensor) -> Tensor:
+            with acting(len(leaf)):
+                return self.model.forward_head(leaf, pre_logits=True)
+
+        return ActivationTail(features.detach(), embed, self._is_channels_last(features), grid, prefix)
+
+    def _is_channels_last(self, features: Tensor) -> bool:
+        return features.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+
+    def _grid(self, features: Tensor, slices: Tensor) -> tuple[int, int]:
+        if features.ndim == 4:
+            return tuple(features.shape[1:3] if self._is_channels_last(features) else features.shape[2:4])
+        return slices.shape[2] // self.multiple_of, slices.shape[3] // self.multiple_of
+
+    def _check_size(self, slices: Tensor) -> None:
+        if slices.ndim != 4 or slices.shape[1] not in (1, 3):
+            raise BackboneError(f"Slices must be [B, 1 or 3, H, W], but are {list(slices.shape)}.")
+        height, width = slices.shape[2:]
+        if self.fixed_size not in (None, (height, width)):
+            wanted = " x ".join(map(str, self.fixed_size))
+            raise BackboneError(
+                f"Slices of {height} x {width} pixels do not suit '{self.id}': it takes {wanted} alone."
+            )
+        if height % self.multiple_of or width % self.multiple_of:
+            raise BackboneError(
+                f"Slices of {height} x {width} pixels do not suit '{self.id}': its patches need a multiple of "
+                f"{self.multiple_of}."
+            )
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _acting(sites: AdapterSites, adapters: Sequence[Rows]) -> Callable[[int], object]:
+    """Adapters act in the tail as in the forward pass: its rows are the same slices."""
+
+    def context(batch: int) -> object:
+        return sites.active(adapters, batch=batch) if adapters else _nothing()
+
+    return context
+
+
+def _pool_class_token(model: nn.Module) -> None:
+    """Read the class token where timm's default averages patch tokens although there is one (DINOv3)."""
+    has_class_token = getattr(model, "cls_token", None) is not None
+    if has_class_token and model.global_pool == "avg" and isinstance(getattr(model, "fc_norm", None), nn.Identity):
+        model.global_pool = "token"
+
+
+def _fold_first_layer(model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> bool:
+    first = getattr(model, "pretrained_cfg", {}).get("first_conv")
+    if not isinstance(first, str):
+        return False
+    try:
+        conv = model.get_submodule(first)
+    except AttributeError:
+        return False
+    if not is_exact(conv, mean=tuple(mean), std=tuple(std)):
+        return False
+    parent, _, name = first.rpartition(".")
+    setattr(model.get_submodule(parent), name, FoldingConv2d(conv, mean=tuple(mean), std=tuple(std)))
+    return True
+
+
+def create_model(entry: BackboneEntry) -> nn.Module:
+    """The timm model of `entry` without weights, without a classifier, for any input size it can take."""
+    name, _, tag = entry.timm.partition(".")
+    if not timm.is_model(name) or (tag and entry.timm not in timm.list_models(f"{name}.*", pretrained=True)):
+        raise BackboneError(f"timm has no model '{entry.timm}': check its name.")
+    arguments = {"num_classes": 0, **entry.model_args}
+    with torch.device("meta"):
+        probe = timm.create_model(entry.timm, pretrained=False, **arguments)
+    if "dynamic_img_size" in inspect.signature(type(probe).__init__).parameters:
+        arguments["dynamic_img_size"] = True
+    return timm.create_model(entry.timm, pretrained=False, **arguments)
+
+
+def open_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
+    """The backbone `name` of the catalogue (or 'timm:MODEL') with its weights.
+
+    Raises BackboneError if it is unknown, or its weights are not at hand and `weights` names no file.
+    """
+    entry = find_backbone(name)
+    model = create_model(entry)
+    load_weights(model, entry, file=weights)
+    return backbone_of(model, entry)
+
+
+def backbone_of(model: nn.Module, entry: BackboneEntry) -> Backbone:
+    """A timm model that has its weights, as the backbone `entry`."""
+    cfg = model.pretrained_cfg
+    return Backbone(model, id=entry.id, mean=cfg["mean"], std=cfg["std"], model_args=entry.model_args)

@@ -1,0 +1,151 @@
+"""The `anymc3d` command: its arguments and exit codes. The work is in `commands`, imported when it is needed.
+
+Exit codes: 0 done, 1 the input was at fault (one sentence), 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import AnyMC3DError
+
+DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        module = importlib.import_module(f".commands.{options.module}", __package__)
+        getattr(module, options.function)(options)
+        sys.stdout.flush()
+    except AnyMC3DError as error:
+        sys.stderr.write(f"anymc3d: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("anymc3d: stopped.\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of the output left, `| head` for instance; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="anymc3d", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"anymc3d {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="tell more on standard error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_classify(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_plugin(commands)
+    _add_backbones(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction, name: str, function: str, text: str) -> argparse.ArgumentParser:
+    module, _, attribute = function.partition(":")
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(module=module, function=attribute)
+    return parser
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights (safetensors or pth)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+
+
+def _add_classify(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "classify", "classify:classify", "Classify one study with one or more plugins.")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="[NAME=]IMAGE",
+        help="NIfTI, NRRD or MetaImage file, picture, or DICOM folder; NAME says which image of the plugin it is",
+    )
+    parser.add_argument("--plugin", action="append", required=True, metavar="FILE", help="may come more than once")
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="[NAME=]REGION",
+        help="where to look: 'box:R,A,S,R,A,S' (low and high corner, mm) or a segmentation 'FILE[:LABEL]'",
+    )
+    parser.add_argument(
+        "--heatmap", metavar="FILE", help="write a class's heatmap on the input's grid (.nrrd, .nii.gz)"
+    )
+    parser.add_argument("--heatmap-class", metavar="CLASS", help="default: the class decided for, or the positive one")
+    parser.add_argument("--heatmap-grid", metavar="NAME", help="the image whose grid to use (default: the first)")
+    parser.add_argument("--report", metavar="FOLDER", help="write an HTML page with pictures, a CSV and a JSON file")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_computing(parser)
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "train", "train:train", "Train a plugin.")
+    parser.add_argument("--task", required=True, metavar="FILE", help="a task file (JSON), or the name of one shipped")
+    parser.add_argument("--data", required=True, metavar="FILE", help="a MedMNIST .npz file, or a CSV table of files")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the plugin file to write (.safetensors)")
+    parser.add_argument("--frozen", action="store_true", help="leave the backbone as it is: no adapters")
+    parser.add_argument("--backbone", metavar="NAME", help="another backbone than the task's")
+    parser.add_argument("--seed", type=int, metavar="N", help="another seed than the task's")
+    parser.add_argument("--train-splits", default="train", metavar="LIST", help="default: %(default)s")
+    parser.add_argument(
+        "--val-splits", default="val", metavar="LIST", help="default: %(default)s; '' keeps the last weights"
+    )
+    _add_computing(parser)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "evaluate", "train:evaluate", "Measure a plugin on labelled data.")
+    parser.add_argument("--plugin", required=True, metavar="FILE")
+    parser.add_argument("--data", required=True, metavar="FILE", help="a MedMNIST .npz file, or a CSV table of files")
+    parser.add_argument("--splits", default="test", metavar="LIST", help="default: %(default)s")
+    parser.add_argument("--against", metavar="FILE", help="another plugin, for the paired difference in AUC")
+    parser.add_argument("--predictions", metavar="FILE", help="write the probabilities as CSV")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_computing(parser)
+
+
+def _add_plugin(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("plugin", help="Look at a plugin file.", description="Look at a plugin file.")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    show = _add(actions, "show", "plugin:show_card", "Show what a plugin is; needs no backbone.")
+    show.add_argument("file", metavar="FILE")
+    show.add_argument("--json", action="store_true", help="print JSON instead of a card")
+    verify = _add(actions, "verify", "plugin:verify", "Check that a plugin is whole and fits its backbone.")
+    verify.add_argument("file", metavar="FILE")
+    verify.add_argument("--backbone", metavar="NAME", help="try it on this backbone instead of the one it names")
+    _add_computing(verify)
+
+
+def _add_backbones(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "backbones", "backbones:show_list", "List the backbones.")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "demo", "demo:demo", "Train on made-up heads, classify unseen ones, and show the heat.")
+    parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    _add_computing(parser)

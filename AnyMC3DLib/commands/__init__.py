@@ -1,0 +1,1 @@
+"""What each `anymc3d` command does, one file a command."""

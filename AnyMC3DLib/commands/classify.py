@@ -1,0 +1,118 @@
+"""`anymc3d classify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..classifier import Classifier
+from ..errors import InputError
+from ..heatmap import heatmap
+from ..plugin import read_spec
+from ..prediction import Prediction, Study
+from ..preprocessing import Box, Region, Segment
+from ..spec import PluginSpec
+from ..terminal import ProgressDisplay, show, show_table
+from ..volume import read_volume, write_volume
+from .common import backbone_for
+
+
+def classify(options: argparse.Namespace) -> None:
+    """Classify one study, print the answers, and write what was asked for."""
+    specs = [read_spec(path) for path in options.plugin]
+    _check_plugins(specs, options)
+    study = read_study(options.images, options.region, specs)
+    with ProgressDisplay() as progress:
+        backbone = backbone_for(specs[0].backbone.id, weights=options.weights, device=options.device)
+        engine = Classifier(backbone)
+        names = [engine.load(path) for path in options.plugin]
+        wants_maps = bool(options.heatmap or options.report)
+        predictions = engine.classify(study, plugins=names, maps=wants_maps, progress=progress)
+    if options.heatmap:
+        _write_heatmap(predictions[names[0]], study, options)
+    if options.report:
+        from ..report import write_report
+
+        write_report(options.report, predictions=predictions, study=study, title="AnyMC3D report")
+    _show(predictions, as_json=options.json)
+
+
+def _check_plugins(specs: list[PluginSpec], options: argparse.Namespace) -> None:
+    if len({spec.name for spec in specs}) < len(specs):
+        raise InputError("Two of the plugins have the same name: classify with one at a time.")
+    if len({(spec.backbone.id, spec.backbone.digest) for spec in specs}) > 1:
+        raise InputError("The plugins need different backbones: classify with those of one backbone at a time.")
+    if options.heatmap and len(specs) > 1:
+        raise InputError("A heatmap is of one plugin: give one --plugin, or use --report.")
+
+
+def read_study(images: list[str], regions: list[str], specs: list[PluginSpec]) -> Study:
+    """The study of '[NAME=]IMAGE' and '[NAME=]REGION' arguments for these plugins."""
+    sources = list(dict.fromkeys(source for spec in specs for source in spec.sources))
+    named = _named(images, sources, what="image")
+    volumes = {name: read_volume(place) for name, place in named.items()}
+    return Study(volumes, {name: _region(text) for name, text in _named(regions, sources, what="region").items()})
+
+
+def _named(arguments: list[str], sources: list[str], *, what: str) -> dict[str, str]:
+    """By name where one is given, else in the order in which the plugin names its images."""
+    result: dict[str, str] = {}
+    free = list(sources)
+    for argument in arguments:
+        name, sign, rest = argument.partition("=")
+        # A file may have '=' in its own name.
+        if not sign or name not in sources or Path(argument).exists():
+            name, rest = next((s for s in free if s not in result), ""), argument
+        if not name or name in result:
+            wanted = ", ".join(sources)
+            raise InputError(f"There is one {what} too many: the plugin takes {wanted}, so '{argument}' has no place.")
+        result[name] = rest
+    return result
+
+
+def _region(text: str) -> Region:
+    if text.startswith("box:"):
+        try:
+            numbers = [float(part) for part in text.removeprefix("box:").split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != 6:
+            raise InputError(f"The region '{text}' must be 'box:' and six numbers: the low and high corner in RAS mm.")
+        return Box(tuple(numbers[:3]), tuple(numbers[3:]))
+    place, _, label = text.rpartition(":")
+    if place and label.isdigit() and not Path(text).exists():
+        return Segment(read_volume(place), int(label))
+    return Segment(read_volume(text))
+
+
+def _write_heatmap(prediction: Prediction, study: Study, options: argparse.Namespace) -> None:
+    explained = prediction.spec.explained
+    decided = [name for name in prediction.decided if name in explained]
+    chosen = options.heatmap_class or (decided[0] if decided else explained[0])
+    grid = study.image(options.heatmap_grid or prediction.spec.sources[0])
+    write_volume(options.heatmap, heatmap(prediction, grid, class_name=chosen))
+
+
+def _show(predictions: dict[str, Prediction], *, as_json: bool) -> None:
+    if as_json:
+        show(json.dumps({name: p.to_dict() for name, p in predictions.items()}, indent=2))
+        return
+    for name, prediction in predictions.items():
+        thresholds = {c.name: c.threshold for c in prediction.spec.classes}
+        ordered = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+        rows = [
+            [label, f"{p:.3f}", f"{thresholds[label]:.2f}", "yes" if prediction.decisions[label] else "no"]
+            for label, p in ordered
+        ]
+        show_table(
+            f"{name}, version {prediction.spec.version}", ["class", "probability", "threshold", "decision"], rows
+        )
+        for view, weights in prediction.slices.items():
+            top = int(weights.weights.argmax())
+            ras = ", ".join(f"{x:.1f}" for x in weights.centres[top])
+            share = f"{weights.weights[top]:.2f}"
+            show(f"{view}: slice {top + 1} of {len(weights.weights)} counted most ({share}), at R, A, S {ras} mm")
+        for warning in prediction.warnings:
+            show(f"Warning: {warning}")
+        show(prediction.spec.intended_use)

@@ -1,0 +1,35 @@
+"""What several commands need: the device, the backbone of a plugin, lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..backbone import Backbone, open_backbone
+from ..errors import InputError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; 'auto' is CUDA, then Apple's GPU, then the CPU."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"The device '{name}' is not here: choose another, or 'auto'.") from error
+    return device
+
+
+def backbone_for(name: str, *, weights: str | Path | None, device: str) -> Backbone:
+    """The backbone `name` on its device."""
+    chosen = choose_device(device)
+    return open_backbone(name, weights=weights).to(chosen)
+
+
+def split_list(text: str) -> list[str]:
+    """'train,val' as a list; '' as an empty one."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,76 @@
+"""`anymc3d plugin show` and `anymc3d plugin verify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..plugin import read_sizes, read_spec
+from ..spec import ViewSpec
+from ..terminal import show, show_table
+
+
+def show_card(options: argparse.Namespace) -> None:
+    """Show what the plugin answers, what it was trained on, and how large it is."""
+    spec = read_spec(options.file)
+    sizes = read_sizes(options.file)
+    parameters = sum(math.prod(shape) for shape in sizes.values())
+    size = Path(options.file).stat().st_size
+    if options.json:
+        show(json.dumps({**spec.to_dict(), "parameters": parameters, "bytes": size}, indent=2))
+        return
+    rows = [
+        ["name", f"{spec.name}, version {spec.version}"],
+        ["answers", spec.description],
+        ["task", f"{spec.task_type}: " + ", ".join(f"{c.name} (threshold {c.threshold:g})" for c in spec.classes)],
+        ["looks at", "; ".join(_view_text(view) for view in spec.views)],
+        ["anatomy, modality", f"{spec.anatomy or 'any'}, {spec.modality or 'any'}"],
+        ["backbone", f"{spec.backbone.id} ({spec.backbone.digest[:19]}...)"],
+        ["adapter", "none" if spec.lora.rank == 0 else f"LoRA, rank {spec.lora.rank}, alpha {spec.lora.alpha:g}"],
+        [
+            "size",
+            f"{parameters:,} parameters, {size:,} bytes" + (f", {spec.members} members" if spec.members > 1 else ""),
+        ],
+        *_training_rows(spec.provenance),
+        ["licence", spec.licence or "not said"],
+        ["intended use", spec.intended_use],
+    ]
+    show_table("Plugin", ["", ""], rows)
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Load the plugin on its backbone, so that every tensor is checked."""
+    from ..plugin import load_networks
+    from .common import backbone_for
+
+    spec = read_spec(options.file)
+    backbone = backbone_for(options.backbone or spec.backbone.id, weights=options.weights, device=options.device)
+    _, networks = load_networks(options.file, backbone)
+    for network in networks:
+        network.close()
+    show(f"Plugin '{spec.name}' is whole and fits '{backbone.id}'.")
+
+
+def _view_text(view: ViewSpec) -> str:
+    cut = view.preprocessing
+    size = "native size" if cut.size is None else f"{cut.size[0]} x {cut.size[1]} pixels"
+    count = {"all": "all slices", "at_most": f"at most {cut.slices.count} slices"}.get(
+        cut.slices.policy, f"slices of {cut.slices.thickness_mm} mm"
+    )
+    return f"{view.name} of '{view.source}' ({cut.axis}, {cut.region.kind}, {size}, {count})"
+
+
+def _training_rows(provenance: Any) -> list[list[str]]:
+    rows = []
+    counts = provenance.get("counts", {}).get("train")
+    if counts:
+        data = provenance.get("data", "")
+        rows.append(["trained on", f"{data} " * bool(data) + ", ".join(f"{n} {name}" for name, n in counts.items())])
+    for split, figures in (("validation", provenance.get("validation")), ("test", provenance.get("test"))):
+        if figures:
+            auc = figures["auc"]
+            rows.append([f"{split} AUC", f"{auc['value']:.3f} (95 % {auc['low']:.3f} to {auc['high']:.3f})"])
+    return rows

@@ -1,0 +1,108 @@
+"""What travels in and out of the classifier. Needs NumPy and SimpleITK alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError
+from .geometry import Affine
+from .preprocessing import Region
+from .spec import PluginSpec
+from .volume import Volume
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The images of one patient's study by the name of their source, and the region to look at in each."""
+
+    images: Mapping[str, Volume]
+    regions: Mapping[str, Region] = dataclasses.field(default_factory=dict)
+
+    def image(self, source: str) -> Volume:
+        """The image `source`; raises InputError if the study lacks it."""
+        if source not in self.images:
+            have = ", ".join(self.images) or "none"
+            raise InputError(f"The plugin needs an image '{source}', but the study has {have}: name it.")
+        return self.images[source]
+
+
+@dataclasses.dataclass(frozen=True)
+class RelevanceMap:
+    """Where in one view the answer came from, as densities: 1 is a patch's even share of all views' relevance.
+
+    `attention` [S, h, w] is the paper's map, the same for all classes (None for a CNN); `classes` [K, S, h, w] is
+    the class map, one for each class that has a logit. `ijk_to_ras` maps (column, row, slice) of the map to RAS.
+    """
+
+    attention: npt.NDArray[np.float32] | None
+    classes: npt.NDArray[np.float32] | None
+    ijk_to_ras: Affine
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceWeights:
+    """Per slice of a view its weight in the fusion [S] (the sum is 1) and its centre in RAS [S, 3]."""
+
+    weights: npt.NDArray[np.float32]
+    centres: npt.NDArray[np.float64]
+    axis: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HotSpot:
+    """A local maximum of a class's heat: RAS millimetres, and the heat in [0, 1]."""
+
+    ras: tuple[float, float, float]
+    heat: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A plugin's answer for one study."""
+
+    spec: PluginSpec
+    probabilities: dict[str, float]
+    decisions: dict[str, bool]
+    slices: dict[str, SliceWeights]
+    view_weights: dict[str, float]
+    maps: dict[str, RelevanceMap]
+    hot_spots: dict[str, list[HotSpot]]
+    warnings: list[str]
+    provenance: dict[str, Any]
+
+    @property
+    def decided(self) -> list[str]:
+        """The classes decided for."""
+        return [name for name, yes in self.decisions.items() if yes]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as JSON values, without the maps."""
+        views = {
+            name: {
+                "axis": s.axis,
+                "weight": self.view_weights[name],
+                "slices": [
+                    {"weight": float(w), "ras": [round(float(x), 3) for x in c]}
+                    for w, c in zip(s.weights, s.centres, strict=True)
+                ],
+            }
+            for name, s in self.slices.items()
+        }
+        return {
+            "plugin": {"name": self.spec.name, "version": self.spec.version, "intended_use": self.spec.intended_use},
+            "probabilities": self.probabilities,
+            "decisions": self.decisions,
+            "thresholds": {c.name: c.threshold for c in self.spec.classes},
+            "views": views,
+            "hot_spots": {
+                name: [{"ras": list(spot.ras), "heat": spot.heat} for spot in spots]
+                for name, spots in self.hot_spots.items()
+            },
+            "warnings": self.warnings,
+            "provenance": self.provenance,
+        }

@@ -1,0 +1,85 @@
+"""From embeddings, class attention and tails to the relevance of every patch.
+
+The paper's map: class attention of the last block, mean of heads, times the slice's weight (arXiv 2512.12887). The
+class map: the class row's attention (or a CNN's last feature map) times the gradient of the class's logit by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .backbone import Tail
+from .model import PluginNetwork
+
+
+def logit_gradients(network: PluginNetwork, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradient of each logit by each slice embedding: per view [K, S, D]. Embeddings are [S, D] per view."""
+    leaves = {view: tensor.detach().float().requires_grad_() for view, tensor in embeddings.items()}
+    with torch.enable_grad():
+        logits = network.fuse({view: leaf[None] for view, leaf in leaves.items()}).logits[0]
+        per_logit = [torch.autograd.grad(logit, list(leaves.values()), retain_graph=True) for logit in logits]
+    return {view: torch.stack([grads[n] for grads in per_logit]) for n, view in enumerate(leaves)}
+
+
+def tail_contributions(tail: Tail, gradients: Tensor) -> Tensor:
+    """Signed contribution of each patch of B slices to each logit [K, B, h, w]; gradients are [K, B, D]."""
+    leaf = tail.leaf.detach().requires_grad_()
+    with torch.enable_grad():
+        embedding = tail.embed(leaf)
+        maps = [
+            tail.contributions(torch.autograd.grad(embedding, leaf, gradient.to(embedding.dtype), retain_graph=True)[0])
+            for gradient in gradients
+        ]
+    return torch.stack(maps).detach().float()
+
+
+def attention_density(
+    attention: Mapping[str, Tensor], slice_weights: Mapping[str, Tensor], view_weights: Mapping[str, float],
+    inside: Mapping[str, npt.NDArray[np.bool_]],
+) -> dict[str, npt.NDArray[np.float32]]:  # fmt: skip
+    """The paper's map per view [S, h, w] as densities. Attention is [S, h, w], slice weights [S], inside [h, w]."""
+    relevance = {
+        view: (rows * slice_weights[view][:, None, None] * view_weights[view]).cpu().numpy()
+        for view, rows in attention.items()
+    }
+    total = sum(float(values.sum()) for values in relevance.values())
+    return _densities(relevance, total, inside)
+
+
+def class_density(
+    contributions: Mapping[str, Tensor], inside: Mapping[str, npt.NDArray[np.bool_]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The class maps per view [K, S, h, w] as densities of what speaks for the class.
+
+    The even share is that of all evidence, for and against: where most of it speaks against the class, what little
+    speaks for it stays faint instead of being stretched to the study's own maximum.
+    """
+    values = {view: maps.cpu().numpy().astype(np.float64) for view, maps in contributions.items()}
+    count = len(next(iter(values.values())))
+    results: dict[str, list[npt.NDArray]] = {view: [] for view in values}
+    for k in range(count):
+        total = sum(float(np.abs(maps[k]).sum()) for maps in values.values())
+        positive = {view: np.maximum(maps[k], 0.0) for view, maps in values.items()}
+        for view, density in _densities(positive, total, inside).items():
+            results[view].append(density)
+    return {view: np.stack(maps) for view, maps in results.items()}
+
+
+def _densities(
+    relevance: Mapping[str, npt.NDArray], total: float, inside: Mapping[str, npt.NDArray[np.bool_]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Relevance as multiples of its even share: a patch's share of `total`, times the patches of its view.
+
+    Views that cover the same place add up, so that even relevance over all views gives 1 there. Patches of padding
+    are not counted.
+    """
+    result = {}
+    for view, values in relevance.items():
+        patches = max(1, int(inside[view].sum())) * values.shape[-3]
+        result[view] = (values * (patches / total if total > 0 else 0.0)).astype(np.float32)
+    return result

@@ -1,0 +1,1 @@
+"""Training and evaluating plugins. Only here are MONAI and scikit-learn needed."""
