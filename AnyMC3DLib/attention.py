@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import AttentionPoolLatent, AttentionRope
 from timm.models.eva import EvaAttention, EvaBlock
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import BackboneError
+
+
+def for_and_against(products: Tensor, *, dim: int) -> Tensor:
+    """The positive and the negative products apart, each summed over `dim` (heads or channels): [2, ...], >= 0."""
+    return torch.stack([products.clamp_min(0).sum(dim=dim), (-products).clamp_min(0).sum(dim=dim)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +40,8 @@ class AttentionTail:
     prefix: int
 
     def contributions(self, gradient: Tensor) -> Tensor:
-        """Signed contribution of each patch [B, h, w] to what the gradient is of."""
-        return (self.leaf * gradient).sum(dim=1)[:, 0, self.prefix :].unflatten(1, self.grid)
+        """What speaks for and against, per patch [2, B, h, w], both >= 0, for what the gradient is of."""
+        return for_and_against(self.leaf * gradient, dim=1)[:, :, 0, self.prefix :].unflatten(2, self.grid)
 
 
 class LastAttention:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionTail, LastAttention
+from .attention import AttentionTail, LastAttention, for_and_against
 from .catalogue import BackboneEntry, find_backbone
 from .errors import BackboneError
 from .folding import FoldingConv2d, is_exact
@@ -26,9 +27,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ActivationTail:
-    """The last feature map and the way from it to the embedding: a class map is map times gradient, over channels.
+    """A feature map and the way from it to the embedding: a class map is map times gradient, element by element.
 
-    For average pooling and a linear head that is the class activation map (arXiv 1512.04150).
+    At a CNN's last but one resolution (LayerCAM, Jiang et al. 2021): a unit of the last map sees most of the slice,
+    and after training it answers for a lesion wherever that lies; one stage before it answers for its own place.
     """
 
     leaf: Tensor
@@ -38,11 +40,11 @@ class ActivationTail:
     prefix: int = 0
 
     def contributions(self, gradient: Tensor) -> Tensor:
-        """Signed contribution of each patch [B, h, w] to what the gradient is of."""
+        """What speaks for and against, per patch [2, B, h, w], both >= 0, for what the gradient is of."""
+        product = self.leaf * gradient
         if self.leaf.ndim == 4:
-            return (self.leaf * gradient).sum(dim=3 if self.channels_last else 1)
-        per_token = (self.leaf * gradient).sum(dim=2)[:, self.prefix :]
-        return per_token.unflatten(1, self.grid)
+            return for_and_against(product, dim=3 if self.channels_last else 1)
+        return for_and_against(product, dim=2)[:, :, self.prefix :].unflatten(2, self.grid)
 
 
 Tail = AttentionTail | ActivationTail
@@ -74,7 +76,8 @@ class Backbone:
         model_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = id
-        self.model_args = dict(model_args or {})
+        # As JSON gives them back, so that a plugin's own record of them can be compared.
+        self.model_args = json.loads(json.dumps(dict(model_args or {})))
         self.mean = tuple(float(m) for m in mean)
         self.std = tuple(float(s) for s in std)
         self.digest = digest_of(model)
@@ -89,6 +92,7 @@ class Backbone:
         if self.kind == "cnn":
             # Convolutions on CPU run about twice as fast when a pixel's channels lie side by side.
             model.to(memory_format=torch.channels_last)
+        self._map_layer = None if self.kind == "transformer" else _last_but_one_stage(model)
         self.sites = AdapterSites(model)
 
     @property
@@ -100,6 +104,11 @@ class Backbone:
     def has_class_attention(self) -> bool:
         """Whether `encode` can give the attention of the class token (or of a pooling query)."""
         return self._attention is not None
+
+    @property
+    def explains(self) -> bool:
+        """Whether maps can be made: not where a class token reads the patches in a way that is not known."""
+        return self.has_class_attention or getattr(self.model, "global_pool", "") != "token"
 
     @property
     def multiple_of(self) -> int:
@@ -162,11 +171,16 @@ class Backbone:
             if adapters:
                 stack.enter_context(self.sites.active(adapters, batch=len(slices)))
             seen = stack.enter_context(watch.watching()) if watch else None
+            maps = stack.enter_context(_kept(self._map_layer)) if tail and self._map_layer is not None else []
             features = self.model.forward_features(x)
             embedding = self.model.forward_head(features, pre_logits=True)
-        grid = self._grid(features, slices)
+        grid = slices.shape[2] // self.multiple_of, slices.shape[3] // self.multiple_of
         row = seen.patch_attention(grid) if seen and attention else None
-        return Encoded(embedding, row, self._tail(features, seen, grid, adapters) if tail else None)
+        if not tail:
+            return Encoded(embedding, row)
+        if seen is not None:
+            return Encoded(embedding, row, seen.tail(self.model, grid, _acting(self.sites, adapters)))
+        return Encoded(embedding, None, self._activation_tail(maps[0] if maps else features, x, adapters))
 
     def check_reach(self, key: str) -> None:
         """Raise BackboneError if the adapter `key` sits on a layer that the model does not call."""
@@ -180,25 +194,27 @@ class Backbone:
 
         self.sites.check_reach(key, forward)
 
-    def _tail(self, features: Tensor, seen: object | None, grid: tuple[int, int], adapters: Sequence[Rows]) -> Tail:
+    def _activation_tail(self, leaf: Tensor, x: Tensor, adapters: Sequence[Rows]) -> ActivationTail:
         acting = _acting(self.sites, adapters)
-        if seen is not None:
-            return seen.tail(self.model, grid, acting)
-        prefix = getattr(self.model, "num_prefix_tokens", 0) if features.ndim == 3 else 0
+        last = self._is_channels_last(leaf)
+        if self._map_layer is None:
+            # The embedding is an average of tokens.
+            def embed(tokens: Tensor) -> Tensor:
+                with acting(len(tokens)):
+                    return self.model.forward_head(tokens, pre_logits=True)
 
-        def embed(leaf: Tensor) -> Tensor:
-            with acting(len(leaf)):
-                return self.model.forward_head(leaf, pre_logits=True)
+            grid = x.shape[2] // self.multiple_of, x.shape[3] // self.multiple_of
+            return ActivationTail(leaf.detach(), embed, last, grid, getattr(self.model, "num_prefix_tokens", 0))
 
-        return ActivationTail(features.detach(), embed, self._is_channels_last(features), grid, prefix)
+        def embed_again(features: Tensor) -> Tensor:
+            with acting(len(features)), torch.no_grad(), _replaced(self._map_layer, features):
+                return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+
+        grid = tuple(leaf.shape[1:3] if last else leaf.shape[2:4])
+        return ActivationTail(leaf.detach(), embed_again, last, grid)
 
     def _is_channels_last(self, features: Tensor) -> bool:
         return features.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-
-    def _grid(self, features: Tensor, slices: Tensor) -> tuple[int, int]:
-        if features.ndim == 4:
-            return tuple(features.shape[1:3] if self._is_channels_last(features) else features.shape[2:4])
-        return slices.shape[2] // self.multiple_of, slices.shape[3] // self.multiple_of
 
     def _check_size(self, slices: Tensor) -> None:
         if slices.ndim != 4 or slices.shape[1] not in (1, 3):
@@ -219,6 +235,40 @@ class Backbone:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
+
+
+@contextmanager
+def _kept(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block, what `layer` gives is kept in the list."""
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _replaced(layer: nn.Module, output: Tensor) -> Iterator[None]:
+    """Within the block, and within `no_grad`, `layer` gives `output`, and gradients are followed from there on."""
+
+    def hook(*_: object) -> Tensor:
+        torch.set_grad_enabled(True)
+        return output
+
+    handle = layer.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _last_but_one_stage(model: nn.Module) -> nn.Module | None:
+    """The module that gives a CNN's feature map at its last but one resolution, by timm's own list of features."""
+    stages = getattr(getattr(model, "feature_info", None), "info", None) or getattr(model, "feature_info", None) or []
+    if len(stages) < 2:
+        raise BackboneError(f"The model {type(model).__name__} does not list its feature maps: choose another.")
+    return model.get_submodule(stages[-2]["module"])
 
 
 def _acting(sites: AdapterSites, adapters: Sequence[Rows]) -> Callable[[int], object]:

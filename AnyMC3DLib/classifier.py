@@ -117,7 +117,7 @@ class _Job:
         progress: ProgressCallback | None,
         cancelled: Callable[[], bool] | None,
     ) -> None:
-        self.engine, self.study, self.maps = engine, study, maps
+        self.engine, self.study, self.maps = engine, study, maps and engine.backbone.explains
         self._progress, self._cancelled = progress, cancelled
         self._cut: dict[str, Slices] = {}
         self._step, self._done, self._total = "", 0, 0
@@ -212,15 +212,15 @@ class _Job:
             for tail, part in zip(tails, parts, strict=True):
                 maps.append(tail_contributions(tail, part))
                 self._advance(part.shape[1])
-            contributions[view.name] = torch.cat(maps, dim=1)
-        inside = {name: patches_inside(slices[name], tuple(c.shape[2:])) for name, c in contributions.items()}
+            contributions[view.name] = torch.cat(maps, dim=2)
+        inside = {name: patches_inside(slices[name], tuple(c.shape[3:])) for name, c in contributions.items()}
         classes = class_density(contributions, inside)
         attention: dict[str, Any] = dict.fromkeys(contributions)
         if network.backbone.has_class_attention:
             rows = {name: torch.cat(kept.attention).cpu() for name, kept in encoded.items()}
             attention = attention_density(rows, weights, view_weights, inside)
         return {
-            name: RelevanceMap(attention[name], classes[name], slices[name].patch_affine(tuple(c.shape[2:])))
+            name: RelevanceMap(attention[name], classes[name], slices[name].patch_affine(tuple(c.shape[3:])))
             for name, c in contributions.items()
         }
 
@@ -263,11 +263,14 @@ class _Answer:
 
 
 def patches_inside(slices: Slices, shape: tuple[int, int]) -> np.ndarray:
-    """Whether the centre of each patch of a map (h, w) shows the image, not padding: bool [h, w]."""
+    """Whether half of each patch of a map (h, w) or more shows the image, not padding: bool [h, w].
+
+    Of a row or column of patches that are all padding for the most part, those count that show anything.
+    """
     flags = []
     for inside, count in zip(slices.inside, shape, strict=True):
-        centres = ((np.arange(count) + 0.5) * len(inside) / count).astype(int)
-        flags.append(inside[centres])
+        share = np.array([part.mean() for part in np.array_split(inside, count)])
+        flags.append(share >= min(0.5, share.max()))
     return flags[0][:, None] & flags[1][None, :]
 
 
@@ -319,7 +322,7 @@ def _prediction(
         view_weights={n: float(np.mean([a.view_weights[n] for a in answers])) for n in slices},
         maps=maps,
         hot_spots=spots,
-        warnings=_warnings(spec, probabilities, decisions, slices),
+        warnings=_warnings(spec, probabilities, decisions, slices) + _map_warnings(backbone),
         provenance=provenance,
     )
 
@@ -335,6 +338,10 @@ def _mean_maps(members: list[dict[str, RelevanceMap]]) -> dict[str, RelevanceMap
             attention = np.mean([m[name].attention for m in members], axis=0, dtype=np.float32)
         result[name] = RelevanceMap(attention, classes, first.ijk_to_ras)
     return result
+
+
+def _map_warnings(backbone: Backbone) -> list[str]:
+    return [] if backbone.explains else [f"'{backbone.id}' does not tell where it looked: there is no heatmap."]
 
 
 def _warnings(

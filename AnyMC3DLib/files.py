@@ -36,6 +36,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise InputError if `path` cannot be written, before the work that is to be written there; changes nothing."""
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"Cannot write '{target}': it is a folder; give a file name.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _new_file(target).unlink()
+    except OSError as error:
+        raise InputError(f"Cannot write '{target}': {error.strerror or error}; choose another place.") from error
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with replacing(path) as temporary:

@@ -27,7 +27,7 @@ def logit_gradients(network: PluginNetwork, embeddings: Mapping[str, Tensor]) ->
 
 
 def tail_contributions(tail: Tail, gradients: Tensor) -> Tensor:
-    """Signed contribution of each patch of B slices to each logit [K, B, h, w]; gradients are [K, B, D]."""
+    """What speaks for and against each logit, per patch of B slices: [2, K, B, h, w], >= 0; gradients are [K, B, D]."""
     leaf = tail.leaf.detach().requires_grad_()
     with torch.enable_grad():
         embedding = tail.embed(leaf)
@@ -35,7 +35,7 @@ def tail_contributions(tail: Tail, gradients: Tensor) -> Tensor:
             tail.contributions(torch.autograd.grad(embedding, leaf, gradient.to(embedding.dtype), retain_graph=True)[0])
             for gradient in gradients
         ]
-    return torch.stack(maps).detach().float()
+    return torch.stack(maps, dim=1).detach().float()
 
 
 def attention_density(
@@ -44,7 +44,7 @@ def attention_density(
 ) -> dict[str, npt.NDArray[np.float32]]:  # fmt: skip
     """The paper's map per view [S, h, w] as densities. Attention is [S, h, w], slice weights [S], inside [h, w]."""
     relevance = {
-        view: (rows * slice_weights[view][:, None, None] * view_weights[view]).cpu().numpy()
+        view: (rows * slice_weights[view][:, None, None] * view_weights[view]).cpu().numpy() * inside[view]
         for view, rows in attention.items()
     }
     total = sum(float(values.sum()) for values in relevance.values())
@@ -56,16 +56,16 @@ def class_density(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The class maps per view [K, S, h, w] as densities of what speaks for the class.
 
-    The even share is that of all evidence, for and against: where most of it speaks against the class, what little
-    speaks for it stays faint instead of being stretched to the study's own maximum.
+    Contributions are [2, K, S, h, w], for and against. The even share is that of all evidence, for and against: where
+    most of it speaks against the class, what little speaks for it stays faint instead of being stretched to the
+    study's own maximum.
     """
-    values = {view: maps.cpu().numpy().astype(np.float64) for view, maps in contributions.items()}
-    count = len(next(iter(values.values())))
+    values = {view: maps.cpu().numpy().astype(np.float64) * inside[view] for view, maps in contributions.items()}
     results: dict[str, list[npt.NDArray]] = {view: [] for view in values}
-    for k in range(count):
-        total = sum(float(np.abs(maps[k]).sum()) for maps in values.values())
-        positive = {view: np.maximum(maps[k], 0.0) for view, maps in values.items()}
-        for view, density in _densities(positive, total, inside).items():
+    for k in range(next(iter(values.values())).shape[1]):
+        total = sum(float(maps[:, k].sum()) for maps in values.values())
+        in_favour = {view: maps[0, k] for view, maps in values.items()}
+        for view, density in _densities(in_favour, total, inside).items():
             results[view].append(density)
     return {view: np.stack(maps) for view, maps in results.items()}
 

@@ -81,7 +81,7 @@ def _region(text: str) -> Region:
             raise InputError(f"The region '{text}' must be 'box:' and six numbers: the low and high corner in RAS mm.")
         return Box(tuple(numbers[:3]), tuple(numbers[3:]))
     place, _, label = text.rpartition(":")
-    if place and label.isdigit() and not Path(text).exists():
+    if place and label.isdecimal() and not Path(text).exists():
         return Segment(read_volume(place), int(label))
     return Segment(read_volume(text))
 

@@ -70,7 +70,8 @@ def _training_rows(provenance: Any) -> list[list[str]]:
         data = provenance.get("data", "")
         rows.append(["trained on", f"{data} " * bool(data) + ", ".join(f"{n} {name}" for name, n in counts.items())])
     for split, figures in (("validation", provenance.get("validation")), ("test", provenance.get("test"))):
-        if figures:
-            auc = figures["auc"]
+        auc = figures.get("auc", {}) if figures else {}
+        # Null where the cases held one class alone.
+        if auc.get("value") is not None:
             rows.append([f"{split} AUC", f"{auc['value']:.3f} (95 % {auc['low']:.3f} to {auc['high']:.3f})"])
     return rows

@@ -78,7 +78,7 @@ def evaluate(options: argparse.Namespace) -> None:
         write_text(options.predictions, _predictions_csv(result, [c.name for c in spec.classes]))
     figures = {"auc": result.auc, "accuracy": result.accuracy, "auc_difference": result.difference}
     if options.json:
-        known = {name: dataclasses.asdict(f) for name, f in figures.items() if f is not None}
+        known = {name: f.to_dict() for name, f in figures.items() if f is not None}
         show(json.dumps({"plugin": spec.name, "splits": options.splits, "cases": len(result.ids), **known}, indent=2))
         return
     rows = [[name.replace("_", " "), str(figure)] for name, figure in figures.items() if figure is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ..spec import PluginSpec
 from ..volume import Volume, read_volume
 
 SPLITS = ("train", "val", "test")
+# A file of another kind, pickled objects, a damaged archive; and an .npy file, which is no context manager.
+_UNREADABLE = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
 # MedMNIST tells no spacing; a pixel stands for a millimetre.
 UNIT_AFFINE = np.eye(4)
 
@@ -58,13 +61,18 @@ def _read_medmnist(place: Path, spec: PluginSpec) -> list[Case]:
     try:
         with np.load(place, allow_pickle=False) as data:
             arrays = {name: data[name] for split in SPLITS for name in (f"{split}_images", f"{split}_labels")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{place.name}' is not a MedMNIST file: {error}.") from error
-    cases = []
+    except KeyError as error:
+        raise InputError(f"'{place.name}' is not a MedMNIST file: {error.args[0]}.") from error
+    except _UNREADABLE as error:
+        raise InputError(f"'{place.name}' is not a MedMNIST file, or it is damaged: get it again.") from error
+    cases: list[Case] = []
     for split in SPLITS:
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if len(images) != len(labels):
+        if not images.ndim or not labels.ndim or len(images) != len(labels):
+            images, labels = np.atleast_1d(images), np.atleast_1d(labels)
             raise InputError(f"'{place.name}' has {len(images)} images but {len(labels)} labels in '{split}'.")
+        if not len(labels):
+            continue
         targets = _targets(labels.reshape(len(labels), -1), spec, where=f"'{place.name}'")
         for number, (image, target) in enumerate(zip(images, targets, strict=True)):
             cases.append(Case(f"{split}-{number}", split, target, _loader(image, spec.sources[0])))
@@ -90,7 +98,7 @@ def _targets(labels: npt.NDArray, spec: PluginSpec, *, where: str) -> list[int |
         if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
             raise InputError(f"{where} must have {count} labels of 0 or 1 a case for plugin '{spec.name}'.")
         return [row.astype(np.int64) for row in labels]
-    if labels.shape[1] != 1 or labels.min() < 0 or labels.max() >= count:
+    if labels.shape[1] != 1 or not np.isin(labels, np.arange(count)).all():
         raise InputError(f"{where} must have one label from 0 to {count - 1} a case for plugin '{spec.name}'.")
     return [int(row[0]) for row in labels]
 
@@ -112,12 +120,15 @@ def _read_table(place: Path, spec: PluginSpec) -> list[Case]:
     cases = []
     for number, row in enumerate(rows, start=2):
         where = f"line {number} of '{place.name}'"
+        empty = [column for column in ("case", *spec.sources) if not row[column]]
+        if empty:
+            raise InputError(f"The column '{empty[0]}' is empty in {where}: fill it in.")
         if row["case"] in seen:
             raise InputError(f"The case '{row['case']}' comes twice, again in {where}.")
         if row["split"] not in SPLITS:
             raise InputError(f"The split in {where} must be one of {', '.join(SPLITS)}, but is '{row['split']}'.")
         seen.add(row["case"])
-        files = {source: place.parent / (row[source] or "") for source in spec.sources}
+        files = {source: place.parent / row[source] for source in spec.sources}
         cases.append(Case(row["case"], row["split"], _target_of_row(row, spec, where), _file_loader(files)))
     return cases
 

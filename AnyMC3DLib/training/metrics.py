@@ -16,11 +16,15 @@ Metric = Callable[[npt.NDArray, Scores], float]
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % bootstrap interval."""
+    """A figure with its 95 % bootstrap interval; all three are NaN where it cannot be computed."""
 
     value: float
     low: float
     high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The figure as JSON values; JSON has no NaN, so what is unknown is null."""
+        return {name: value if np.isfinite(value) else None for name, value in dataclasses.asdict(self).items()}
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
@@ -57,8 +61,7 @@ def bootstrap(metric: Metric, targets: npt.NDArray, probabilities: Scores, *, se
     """The metric with its percentile interval over resampled cases."""
     draws = _draws(len(targets), seed)
     values = np.array([metric(targets[n], probabilities[n]) for n in draws])
-    low, high = np.nanpercentile(values, (2.5, 97.5))
-    return Estimate(metric(targets, probabilities), float(low), float(high))
+    return _estimate(metric(targets, probabilities), values)
 
 
 def paired_difference(
@@ -67,8 +70,14 @@ def paired_difference(
     """metric(first) - metric(second) on the same cases, with its interval over resampled cases."""
     draws = _draws(len(targets), seed)
     values = np.array([metric(targets[n], first[n]) - metric(targets[n], second[n]) for n in draws])
-    low, high = np.nanpercentile(values, (2.5, 97.5))
-    return Estimate(metric(targets, first) - metric(targets, second), float(low), float(high))
+    return _estimate(metric(targets, first) - metric(targets, second), values)
+
+
+def _estimate(value: float, resampled: npt.NDArray[np.float64]) -> Estimate:
+    # A class that is rare is absent from some samples; where it is absent from the cases, it is from all.
+    known = resampled[np.isfinite(resampled)]
+    low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (np.nan, np.nan)
+    return Estimate(value, float(low), float(high))
 
 
 def _draws(count: int, seed: int) -> list[npt.NDArray[np.int64]]:

@@ -17,6 +17,7 @@ import torch
 from .. import __version__
 from ..backbone import Backbone
 from ..errors import InputError
+from ..files import check_writable
 from ..model import PluginNetwork
 from ..plugin import load_networks, save_plugin
 from ..progress import ProgressCallback
@@ -65,6 +66,7 @@ def train_plugin(
 ) -> TrainingResult:
     """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit."""
     spec = prepare_spec(task, backbone)
+    check_writable(out)
     train = cut_cases(of_split(cases, train_splits), spec, progress=progress)
     _check_classes(train, spec)
     validation = cut_cases(of_split(cases, validation_splits), spec, progress=progress) if validation_splits else None
@@ -148,8 +150,8 @@ def _counts(cases: CutCases, spec: PluginSpec) -> dict[str, int]:
 
 def _figures(probabilities: npt.NDArray, targets: npt.NDArray) -> dict[str, Any]:
     return {
-        "auc": dataclasses.asdict(bootstrap(auc, targets, probabilities)),
-        "accuracy": dataclasses.asdict(bootstrap(accuracy, targets, probabilities)),
+        "auc": bootstrap(auc, targets, probabilities).to_dict(),
+        "accuracy": bootstrap(accuracy, targets, probabilities).to_dict(),
     }
 
 

@@ -44,7 +44,9 @@ def cut_cases(cases: Sequence[Case], spec: PluginSpec, *, progress: ProgressCall
         try:
             study = case.load()
             cut = {
-                view.name: preprocess(study.image(view.source), view.preprocessing).array.astype(np.float16)
+                view.name: preprocess(
+                    study.image(view.source), view.preprocessing, region=study.regions.get(view.source)
+                ).array.astype(np.float16)
                 for view in spec.views
             }
         except InputError as error:
@@ -84,6 +86,12 @@ class Augmentation:
         return torch.as_tensor(flat).as_subclass(Tensor).reshape(slices.shape).clamp(0, 1)
 
 
+def batch_count(cases: int, batch: int) -> int:
+    """How many batches an epoch has. A last batch of one is left out: its gradient is that of a single study."""
+    full, rest = divmod(cases, batch)
+    return full + (rest > 1 or full == 0)
+
+
 def training_batches(
     cases: CutCases,
     *,
@@ -92,12 +100,10 @@ def training_batches(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> Iterator[tuple[list[dict[str, Tensor]], Tensor]]:
-    """One epoch of shuffled batches: studies of slices, and their targets. A last batch of one is left out."""
+    """One epoch of shuffled batches: studies of slices, and their targets; `batch_count` of them."""
     order = rng.permutation(len(cases))
-    for first in range(0, len(order), batch):
-        numbers = order[first : first + batch]
-        if len(numbers) < 2 <= len(order):
-            continue
+    for number in range(batch_count(len(cases), batch)):
+        numbers = order[number * batch : (number + 1) * batch]
         studies = []
         for number in numbers:
             study = {}

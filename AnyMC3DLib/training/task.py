@@ -65,6 +65,10 @@ class TaskSpec(Record):
     plugin: PluginSpec
     training: TrainingSpec = TrainingSpec()
 
+    def __post_init__(self) -> None:
+        if self.plugin.lora.rank == 0 and self.training.warm_up_epochs == 0:
+            raise InputError("Without adapters only the warm-up trains: give warm_up_epochs of at least 1.")
+
 
 def read_task(name: str | Path) -> TaskSpec:
     """A task from a JSON file, or by the name of one of `Resources/Tasks`; raises InputError if it is wrong."""

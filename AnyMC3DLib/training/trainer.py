@@ -19,7 +19,7 @@ from ..model import PluginNetwork, padded
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
 from .metrics import auc
-from .slices import Augmentation, CutCases, tensors_of, training_batches
+from .slices import Augmentation, CutCases, batch_count, tensors_of, training_batches
 from .task import TaskSpec, TrainingSpec
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Trainer:
         if self.recipe.class_weights:
             self._weights = _class_weights(train, self.network.spec)
         kept = _Best(self.network, enabled=self.recipe.keep == "best" and validation is not None)
-        if self.recipe.warm_up_epochs:
+        if self.recipe.warm_up_epochs or self.network.spec.head.standardise:
             self._warm_up(train, validation, kept)
         if self.recipe.epochs and self.network.adapters:
             self._train(train, validation, kept)
@@ -113,9 +113,11 @@ class Trainer:
     def _warm_up(self, train: CutCases, validation: CutCases | None, kept: _Best) -> None:
         """Query and head on the embeddings that the fresh plugin gives, which are the frozen backbone's."""
         embeddings = self._embed(train, step="Embedding training slices")
-        held = self._embed(validation, step="Embedding validation slices") if validation else None
         if self.network.spec.head.standardise:
             _fit_standardisation(self.network, embeddings)
+        if not self.recipe.warm_up_epochs:
+            return
+        held = self._embed(validation, step="Embedding validation slices") if validation else None
         parameters = [p for n, p in self.network.named_parameters() if not n.startswith("adapters.")]
         optimiser = torch.optim.AdamW(parameters, lr=self.recipe.head_rate, weight_decay=self.recipe.head_decay)
         targets = torch.from_numpy(train.targets)
@@ -137,8 +139,8 @@ class Trainer:
             {"params": adapters, "lr": recipe.adapter_rate, "weight_decay": recipe.adapter_decay},
             {"params": others, "lr": recipe.head_rate, "weight_decay": recipe.head_decay},
         ])  # fmt: skip
-        steps = recipe.epochs * math.ceil(len(train) / recipe.batch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(steps))
+        batches = batch_count(len(train), recipe.batch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(recipe.epochs * batches))
         augmentation = Augmentation(recipe.augmentation, seed=recipe.seed)
         device = self.network.backbone.device
         for epoch in range(recipe.epochs):
@@ -153,7 +155,8 @@ class Trainer:
                 losses.append(self._step(logits.float(), targets.to(logits.device), optimiser))
                 schedule.step()
                 seen += len(studies)
-                self._report(f"Training, epoch {epoch + 1} of {recipe.epochs}", seen, len(train))
+                total = min(len(train), batches * recipe.batch)
+                self._report(f"Training, epoch {epoch + 1} of {recipe.epochs}", seen, total)
             held = None
             if validation is not None and (recipe.keep == "best" or epoch == recipe.epochs - 1):
                 self.network.eval()
@@ -162,6 +165,8 @@ class Trainer:
 
     def _step(self, logits: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer) -> float:
         loss = loss_of(logits, targets, self.network.spec, weights=self._weights)
+        if not torch.isfinite(loss):
+            raise InputError("The training diverged, its loss is no longer finite: lower the learning rates.")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], CLIP)
@@ -220,9 +225,9 @@ def loss_of(logits: Tensor, targets: Tensor, spec: PluginSpec, *, weights: Tenso
     return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype), weight=each)
 
 
-def _class_weights(cases: CutCases, spec: PluginSpec) -> Tensor | None:
+def _class_weights(cases: CutCases, spec: PluginSpec) -> Tensor:
     if cases.targets.ndim == 2:
-        return None
+        raise InputError("The classes of a multilabel task cannot be weighted: leave class_weights out.")
     counts = np.bincount(cases.targets, minlength=len(spec.classes))
     if counts.min() == 0:
         absent = spec.classes[int(counts.argmin())].name
@@ -258,7 +263,7 @@ def _predict_from(network: PluginNetwork, embeddings: Sequence[dict[str, Tensor]
 def _fit_standardisation(network: PluginNetwork, embeddings: Sequence[dict[str, Tensor]]) -> None:
     for view in embeddings[0]:
         every = torch.cat([e[view] for e in embeddings]).double()
-        deviation = every.std(dim=0)
+        deviation = every.std(dim=0, correction=min(1, len(every) - 1))
         # A feature that hardly varies in the frozen embeddings must not explode once adapters change it.
         deviation = deviation.clamp_min(max(1e-6, 0.25 * float(deviation.mean())))
         getattr(network, f"shift_{view}").copy_(every.mean(dim=0))

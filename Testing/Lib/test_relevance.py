@@ -127,6 +127,32 @@ def test_padding_is_not_counted_among_the_patches() -> None:
     assert not density[:, ~flags].any()
 
 
+def test_even_relevance_is_one_inside_and_nothing_on_padding() -> None:
+    inside = {"axial": np.array([[True, True, False]])}
+    attention = attention_density(
+        {"axial": torch.ones(2, 1, 3)}, {"axial": torch.full((2,), 0.5)}, {"axial": 1.0}, inside
+    )
+    classes = class_density({"axial": torch.ones(1, 2, 1, 3)}, inside)
+    np.testing.assert_allclose(attention["axial"][0], [[1, 1, 0]], rtol=1e-6)
+    np.testing.assert_allclose(classes["axial"][0, 0], [[1, 1, 0]], rtol=1e-6)
+
+
+def test_contributions_counted_from_the_baseline_add_up_to_the_logit() -> None:
+    backbone = backbone_of_kind("ResNet")
+    network = tiny_network(
+        backbone, views=three_views(backbone)[:1], fusion=FusionSpec(kind="mean"), head=HeadSpec(standardise=True)
+    )
+    view = network.spec.views[0]
+    network.shift_axial.copy_(torch.rand_like(network.shift_axial))
+    with torch.no_grad():
+        encoded = network.encode(view, grey_slices(4, seed=1), tail=True)
+    embeddings = {view.name: encoded.embedding}
+    gradients = logit_gradients(network, embeddings)[view.name]
+    found = tail_contributions(encoded.tail, gradients, network.baseline(view.name))
+    logits = network.fuse({view.name: encoded.embedding[None]}).logits[0] - network.head.bias
+    torch.testing.assert_close(found.sum(dim=(1, 2, 3)), logits.detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_what_speaks_against_a_class_is_not_shown_but_counts_as_evidence() -> None:
     contributions = torch.full((1, 1, 2, 5), -1.0)
     contributions[0, 0, 0, 0] = 1.0
