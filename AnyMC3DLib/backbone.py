@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -308,11 +307,11 @@ def create_model(entry: BackboneEntry) -> nn.Module:
     if not timm.is_model(name) or (tag and entry.timm not in timm.list_models(f"{name}.*", pretrained=True)):
         raise BackboneError(f"timm has no model '{entry.timm}': check its name.")
     arguments = {"num_classes": 0, **entry.model_args}
-    with torch.device("meta"):
-        probe = timm.create_model(entry.timm, pretrained=False, **arguments)
-    if "dynamic_img_size" in inspect.signature(type(probe).__init__).parameters:
-        arguments["dynamic_img_size"] = True
-    return timm.create_model(entry.timm, pretrained=False, **arguments)
+    try:
+        # Transformers that can take any size take it when asked; other models do not know the word.
+        return timm.create_model(entry.timm, pretrained=False, dynamic_img_size=True, **arguments)
+    except TypeError:
+        return timm.create_model(entry.timm, pretrained=False, **arguments)
 
 
 def open_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:

@@ -105,6 +105,9 @@ def _classified(engine: Classifier, name: str, case: Case) -> DemoCase:
 
 
 def _distance_mm(phantom: Phantom, voxel: np.ndarray) -> float:
+    # Asked first, because two ways to the same point differ by rounding.
+    if phantom.mask[tuple(voxel)]:
+        return 0.0
     affine = phantom.volume.ijk_to_ras
     inside = transform_points(affine, np.argwhere(phantom.mask)[:, ::-1])
     return float(np.linalg.norm(inside - transform_points(affine, voxel[::-1]), axis=1).min())

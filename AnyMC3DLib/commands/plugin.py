@@ -6,10 +6,9 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from ..plugin import read_sizes, read_spec
-from ..spec import ViewSpec
+from ..spec import PluginSpec, ViewSpec
 from ..terminal import show, show_table
 
 
@@ -34,7 +33,7 @@ def show_card(options: argparse.Namespace) -> None:
             "size",
             f"{parameters:,} parameters, {size:,} bytes" + (f", {spec.members} members" if spec.members > 1 else ""),
         ],
-        *_training_rows(spec.provenance),
+        *_training_rows(spec),
         ["licence", spec.licence or "not said"],
         ["intended use", spec.intended_use],
     ]
@@ -63,12 +62,14 @@ def _view_text(view: ViewSpec) -> str:
     return f"{view.name} of '{view.source}' ({cut.axis}, {cut.region.kind}, {size}, {count})"
 
 
-def _training_rows(provenance: Any) -> list[list[str]]:
-    rows = []
+def _training_rows(spec: PluginSpec) -> list[list[str]]:
+    rows, provenance = [], spec.provenance
     counts = provenance.get("counts", {}).get("train")
     if counts:
         data = provenance.get("data", "")
-        rows.append(["trained on", f"{data} " * bool(data) + ", ".join(f"{n} {name}" for name, n in counts.items())])
+        # In the order of the classes, which the file does not keep.
+        shown = ", ".join(f"{counts[c.name]} {c.name}" for c in spec.classes if c.name in counts)
+        rows.append(["trained on", f"{data} " * bool(data) + shown])
     for split, figures in (("validation", provenance.get("validation")), ("test", provenance.get("test"))):
         auc = figures.get("auc", {}) if figures else {}
         # Null where the cases held one class alone.

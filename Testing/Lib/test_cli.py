@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 from networks import plugin_spec, view, write_plugin
 from shell import anymc3d, findable_backbone, write_medmnist
-from volumes import GRID, anatomy, straight, study
 from test_import_weights import packages_loaded_by
+from volumes import GRID, anatomy, straight, study
 
 from AnyMC3DLib import terminal
 from AnyMC3DLib.commands import classify, common
@@ -23,7 +24,7 @@ from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.plugin import read_spec
 from AnyMC3DLib.preprocessing import Box
 from AnyMC3DLib.progress import Progress
-from AnyMC3DLib.spec import BackboneRef, IntensitySpec, LoRASpec, RegionSpec, SliceSpec
+from AnyMC3DLib.spec import BackboneRef, IntensitySpec, RegionSpec, SliceSpec
 from AnyMC3DLib.training import metrics
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
 from AnyMC3DLib.volume import Volume, read_volume, write_volume
@@ -345,7 +346,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert anymc3d("--help") == 0
     shown = capsys.readouterr().out
     for name in ("classify", "train", "evaluate", "plugin", "backbones", "demo"):
-        assert f"\n    {name} " in shown
+        assert re.search(rf"^ +{name}\s", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

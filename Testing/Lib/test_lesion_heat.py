@@ -52,9 +52,7 @@ def convolutions() -> Setting:
 
 
 def transformer() -> Setting:
-    recipe = TrainingSpec(
-        epochs=12, warm_up_epochs=10, batch=4, adapter_rate=3e-3, head_rate=3e-3, keep="last", seed=1
-    )
+    recipe = TrainingSpec(epochs=12, warm_up_epochs=10, batch=4, adapter_rate=3e-3, head_rate=3e-3, keep="last", seed=1)
     return Setting(tiny_backbone("test_vit", depth=1), 128, 8, recipe)
 
 
@@ -83,16 +81,14 @@ def task_of(setting: Setting) -> TaskSpec:
             intensity=IntensitySpec(kind="window", windows=((140.0, 160.0),)),
         ),
     )
-    spec = plugin_spec(
-        setting.backbone, views=views, lora=LoRASpec(rank=4, alpha=8), head=HeadSpec(standardise=True)
-    )
+    spec = plugin_spec(setting.backbone, views=views, lora=LoRASpec(rank=4, alpha=8), head=HeadSpec(standardise=True))
     return TaskSpec(plugin=spec, training=setting.recipe)
 
 
 @pytest.mark.parametrize("build", [convolutions, transformer])
 def test_heat_is_highest_in_the_lesion_and_nowhere_without_one(build, tmp_path: Path) -> None:
     setting = build()
-    assert 2 * RADIUS >= 2 * setting.patch
+    assert 2 * setting.patch <= 2 * RADIUS
     plugin = tmp_path / "plugin.safetensors"
     train_plugin(
         task_of(setting), [case(n, "train") for n in range(20)], setting.backbone, plugin, validation_splits=()

@@ -69,9 +69,14 @@ def test_a_class_map_in_two_steps_is_the_gradient_of_the_logit_in_one(kind: str)
         by_leaf = torch.autograd.grad(logits[k], list(leaves.values()), retain_graph=True)
         for name, gradient in zip(leaves, by_leaf, strict=True):
             expected = encoded[name].tail.contributions(gradient).detach()
-            found = tail_contributions(encoded[name].tail, gradients[name])[k]
-            assert found.shape[0] == COUNTS[name]
+            found = tail_contributions(encoded[name].tail, gradients[name])[:, k]
+            assert found.shape[:2] == (2, COUNTS[name])
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def in_favour(values: Tensor) -> Tensor:
+    """Contributions that all speak for the class: [2, ...], for and against."""
+    return torch.stack([values, torch.zeros_like(values)])
 
 
 def inside_of(*shapes: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -92,7 +97,11 @@ def test_even_attention_over_several_views_adds_up_to_one_everywhere() -> None:
 
 def test_even_contributions_over_several_views_add_up_to_one_everywhere() -> None:
     inside = inside_of((4, 5), (3, 3))
-    contributions = {"v0": torch.full((2, 7, 4, 5), 0.3 / (7 * 20)), "v1": torch.full((2, 2, 3, 3), 0.7 / (2 * 9))}
+    contributions = {
+        "v0": torch.full((2, 2, 7, 4, 5), 0.3 / (7 * 20)),
+        "v1": torch.full((2, 2, 2, 3, 3), 0.7 / (2 * 9)),
+    }
+    contributions = {name: in_favour(part[0]) for name, part in contributions.items()}
     density = class_density(contributions, inside)
     np.testing.assert_allclose(density["v0"], 0.3, rtol=1e-5)
     np.testing.assert_allclose(density["v1"], 0.7, rtol=1e-5)
@@ -100,7 +109,7 @@ def test_even_contributions_over_several_views_add_up_to_one_everywhere() -> Non
 
 def test_the_scale_of_the_relevance_does_not_matter() -> None:
     inside = inside_of((4, 5))
-    contributions = {"v0": torch.randn(2, 3, 4, 5)}
+    contributions = {"v0": torch.rand(2, 2, 3, 4, 5)}
     once = class_density(contributions, inside)["v0"]
     np.testing.assert_allclose(class_density({"v0": 1e-3 * contributions["v0"]}, inside)["v0"], once, rtol=1e-4)
 
@@ -121,7 +130,7 @@ def test_attention_is_weighted_by_slice_and_view() -> None:
 def test_padding_is_not_counted_among_the_patches() -> None:
     flags = np.zeros((4, 6), dtype=bool)
     flags[1:3] = True
-    contributions = {"v0": torch.from_numpy(np.broadcast_to(flags, (1, 5, 4, 6)).astype(np.float32))}
+    contributions = {"v0": in_favour(torch.from_numpy(np.broadcast_to(flags, (1, 5, 4, 6)).astype(np.float32)))}
     density = class_density(contributions, {"v0": flags})["v0"][0]
     np.testing.assert_allclose(density[:, flags], 1.0, rtol=1e-6)
     assert not density[:, ~flags].any()
@@ -132,30 +141,14 @@ def test_even_relevance_is_one_inside_and_nothing_on_padding() -> None:
     attention = attention_density(
         {"axial": torch.ones(2, 1, 3)}, {"axial": torch.full((2,), 0.5)}, {"axial": 1.0}, inside
     )
-    classes = class_density({"axial": torch.ones(1, 2, 1, 3)}, inside)
+    classes = class_density({"axial": in_favour(torch.ones(1, 2, 1, 3))}, inside)
     np.testing.assert_allclose(attention["axial"][0], [[1, 1, 0]], rtol=1e-6)
     np.testing.assert_allclose(classes["axial"][0, 0], [[1, 1, 0]], rtol=1e-6)
 
 
-def test_contributions_counted_from_the_baseline_add_up_to_the_logit() -> None:
-    backbone = backbone_of_kind("ResNet")
-    network = tiny_network(
-        backbone, views=three_views(backbone)[:1], fusion=FusionSpec(kind="mean"), head=HeadSpec(standardise=True)
-    )
-    view = network.spec.views[0]
-    network.shift_axial.copy_(torch.rand_like(network.shift_axial))
-    with torch.no_grad():
-        encoded = network.encode(view, grey_slices(4, seed=1), tail=True)
-    embeddings = {view.name: encoded.embedding}
-    gradients = logit_gradients(network, embeddings)[view.name]
-    found = tail_contributions(encoded.tail, gradients, network.baseline(view.name))
-    logits = network.fuse({view.name: encoded.embedding[None]}).logits[0] - network.head.bias
-    torch.testing.assert_close(found.sum(dim=(1, 2, 3)), logits.detach(), rtol=1e-4, atol=1e-5)
-
-
 def test_what_speaks_against_a_class_is_not_shown_but_counts_as_evidence() -> None:
-    contributions = torch.full((1, 1, 2, 5), -1.0)
-    contributions[0, 0, 0, 0] = 1.0
+    contributions = torch.stack([torch.zeros(1, 1, 2, 5), torch.ones(1, 1, 2, 5)])
+    contributions[:, 0, 0, 0, 0] = torch.tensor([1.0, 0.0])
     density = class_density({"v0": contributions}, inside_of((2, 5)))["v0"]
     # A tenth of all evidence lies in one of ten patches: the even share, not ten times it.
     assert density[0, 0, 0, 0] == pytest.approx(1.0)
@@ -163,17 +156,17 @@ def test_what_speaks_against_a_class_is_not_shown_but_counts_as_evidence() -> No
 
 
 def test_a_logit_without_any_relevance_has_a_map_of_zeros() -> None:
-    contributions = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    contributions = in_favour(torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)]))
     density = class_density({"v0": contributions}, inside_of((2, 2)))["v0"]
     assert not density[0].any()
     np.testing.assert_allclose(density[1], 1.0)
 
 
 def test_each_class_has_a_total_of_its_own_over_all_views() -> None:
-    contributions = {"v0": torch.zeros(2, 1, 1, 2), "v1": torch.zeros(2, 1, 1, 2)}
-    contributions["v0"][0, 0, 0, 0] = 3.0
-    contributions["v1"][0, 0, 0, 1] = 1.0
-    contributions["v1"][1] = 5.0
+    contributions = {"v0": torch.zeros(2, 2, 1, 1, 2), "v1": torch.zeros(2, 2, 1, 1, 2)}
+    contributions["v0"][0, 0, 0, 0, 0] = 3.0
+    contributions["v1"][0, 0, 0, 0, 1] = 1.0
+    contributions["v1"][0, 1] = 5.0
     density = class_density(contributions, inside_of((1, 2), (1, 2)))
     assert density["v0"][0].ravel() == pytest.approx([1.5, 0])
     assert density["v1"][0].ravel() == pytest.approx([0, 0.5])
