@@ -47,7 +47,7 @@ def convolutions() -> Setting:
     entry = BackboneEntry(id="convolutions", timm="test_resnet", model_args={"output_stride": 8})
     torch.manual_seed(0)
     backbone = backbone_of(create_model(entry).eval(), entry)
-    recipe = TrainingSpec(epochs=6, warm_up_epochs=20, batch=4, adapter_rate=1e-3, head_rate=1e-3, keep="last")
+    recipe = TrainingSpec(epochs=8, warm_up_epochs=10, batch=4, adapter_rate=3e-3, head_rate=1e-3, keep="last")
     return Setting(backbone, 64, 8, recipe)
 
 

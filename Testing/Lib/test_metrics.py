@@ -14,7 +14,7 @@ from AnyMC3DLib.training.metrics import Estimate, accuracy, auc, bootstrap, pair
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    monkeypatch.setattr(metrics, "RESAMPLES", 100)
 
 
 def answers(classes: int, count: int = 60, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def test_the_interval_holds_the_value_and_narrows_with_more_cases(metric) -> Non
 def test_the_interval_is_the_percentile_interval_over_drawn_cases() -> None:
     targets, probabilities = answers(2, 40)
     rng = np.random.default_rng(5)
-    drawn = [rng.integers(0, 40, 40) for _ in range(200)]
+    drawn = [rng.integers(0, 40, 40) for _ in range(100)]
     values = [np.mean(probabilities[n].argmax(axis=1) == targets[n]) for n in drawn]
     found = bootstrap(accuracy, targets, probabilities, seed=5)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
