@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from .prediction import Prediction, SliceWeights
+from .prediction import Prediction, SliceWeights, threshold_of
 from .sheet import ACCENT, FAINT, INK, INNER, MARGIN, Sheet
 
 Part = tuple[float, Callable[[Sheet, float], None]]  # a height in pixels, and what draws it from a top edge
@@ -25,15 +25,6 @@ CHARTS_IN_ROW, MOST_BARS_APART = 3, 50
 CHART, CHART_TITLE, CHART_LABELS, CHART_LEFT = 84, 26, 44, 44
 BAR_ROW, BAR_TITLE, BAR_LABELS = 26, 28, 22
 NAME_ROOM, BAR_WIDTH = 400, 480
-
-
-def threshold_of(prediction: Prediction, class_name: str) -> float:
-    """The probability from which the class is decided for; of a binary task's negative, what the positive leaves."""
-    spec = prediction.spec
-    thresholds = {c.name: c.threshold for c in spec.classes}
-    if spec.task_type == "binary" and class_name == spec.classes[0].name:
-        return round(1 - spec.classes[1].threshold, 9)
-    return thresholds[class_name]
 
 
 def slice_weights(prediction: Prediction, point: npt.NDArray[np.float64]) -> Part:

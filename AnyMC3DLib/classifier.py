@@ -101,8 +101,15 @@ class Classifier:
         unknown = [name for name in names if name not in self._plugins]
         if unknown:
             raise PluginError(f"The plugin '{unknown[0]}' is not loaded: load its file first.")
+        self._check_regions(study, names)
         job = _Job(self, study, maps=maps, progress=progress, cancelled=cancelled)
         return {name: job.run(self._plugins[name]) for name in names}
+
+    def _check_regions(self, study: Study, names: Sequence[str]) -> None:
+        views = [view for name in names for view in self._plugins[name].spec.views]
+        for source in study.regions:
+            if not any(view.source == source and view.preprocessing.region.comes_with_study for view in views):
+                raise InputError(f"No plugin looks at a region of '{source}': leave the region out.")
 
 
 class _Job:
@@ -142,7 +149,7 @@ class _Job:
         key = json.dumps([view.source, view.preprocessing.to_dict()], sort_keys=True)
         if key not in self._cut:
             self._report(f"Cutting slices: {view.name}", 0, 1)
-            image, region = self.study.image(view.source), self.study.regions.get(view.source)
+            image, region = self.study.image(view.source), self.study.region_for(view)
             self._cut[key] = preprocess(image, view.preprocessing, region=region)
         return self._cut[key]
 

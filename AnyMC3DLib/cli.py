@@ -46,6 +46,18 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader of the output left, `| head` for instance; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f" '{error.filename}'" if error.filename else ""
+        sys.stderr.write(f"anymc3d: The system refused{where}: {error.strerror or error}.\n")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        # torch's own class is not imported here, to keep help quick.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        sys.stderr.write(
+            "anymc3d: The memory is not enough for this study: close other programs, or use --device cpu.\n"
+        )
+        return 1
     return 0
 
 
@@ -68,6 +80,13 @@ def _add(commands: argparse._SubParsersAction, name: str, function: str, text: s
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(module=module, function=attribute)
     return parser
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 32:
+        raise argparse.ArgumentTypeError("a seed lies within 0 to 4294967295")
+    return number
 
 
 def _add_computing(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +113,11 @@ def _add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--heatmap", metavar="FILE", help="write a class's heatmap on the input's grid (.nrrd, .nii.gz)"
     )
-    parser.add_argument("--heatmap-class", metavar="CLASS", help="default: the class decided for, or the positive one")
+    parser.add_argument(
+        "--heatmap-class",
+        metavar="CLASS",
+        help="a class, or 'attention' for the paper's map; default: the class decided for",
+    )
     parser.add_argument("--heatmap-grid", metavar="NAME", help="the image whose grid to use (default: the first)")
     parser.add_argument("--report", metavar="FOLDER", help="write an HTML page with pictures, a CSV and a JSON file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -108,7 +131,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="the plugin file to write (.safetensors)")
     parser.add_argument("--frozen", action="store_true", help="leave the backbone as it is: no adapters")
     parser.add_argument("--backbone", metavar="NAME", help="another backbone than the task's")
-    parser.add_argument("--seed", type=int, metavar="N", help="another seed than the task's")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="another seed than the task's")
     parser.add_argument("--train-splits", default="train", metavar="LIST", help="default: %(default)s")
     parser.add_argument(
         "--val-splits", default="val", metavar="LIST", help="default: %(default)s; '' keeps the last weights"
@@ -147,5 +170,5 @@ def _add_backbones(commands: argparse._SubParsersAction) -> None:
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "demo", "demo:demo", "Train on made-up heads, classify unseen ones, and show the heat.")
     parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N")
     _add_computing(parser)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from .errors import InputError
 
-POSITION, ORIENTATION = "0020|0032", "0020|0037"
+POSITION = "0020|0032"
 # A gap may differ from the mean gap by this share before slices are taken to be missing.
 GAP_TOLERANCE = 0.05
 

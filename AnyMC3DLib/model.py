@@ -152,7 +152,8 @@ def padded(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def probabilities(logits: Tensor, spec: PluginSpec) -> Tensor:
     """Logits [B, K] to probabilities [B, classes], in float64, so that a sum of a softmax is 1 to the last digit."""
-    scaled = logits.double() / spec.temperature
+    # On the CPU: Apple's GPU knows no float64.
+    scaled = logits.cpu().double() / spec.temperature
     if spec.task_type == "binary":
         positive = scaled.sigmoid()
         return torch.cat([1 - positive, positive], dim=1)

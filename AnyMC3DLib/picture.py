@@ -16,11 +16,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patheffects import withStroke
 
 from . import __version__
-from .charts import POSITIONS, Part, probabilities, slice_weights, threshold_of
+from .charts import POSITIONS, Part, probabilities, slice_weights
 from .errors import InputError
 from .heatmap import DISPLAY_THRESHOLD, FULL_HEAT, heatmap
 from .planes import Plane, contains, plane_through, position_words
-from .prediction import Prediction, Study
+from .prediction import Prediction, Study, threshold_of
 from .sheet import ACCENT, FAINT, INK, INNER, LINE, MARGIN, Sheet, wrapped
 from .spec import ViewSpec
 from .volume import Volume

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .errors import InputError
 from .geometry import Affine
 from .preprocessing import Region
-from .spec import PluginSpec
+from .spec import PluginSpec, ViewSpec
 from .volume import Volume
 
 
@@ -29,6 +29,10 @@ class Study:
             have = ", ".join(self.images) or "none"
             raise InputError(f"The plugin needs an image '{source}', but the study has {have}: name it.")
         return self.images[source]
+
+    def region_for(self, view: ViewSpec) -> Region | None:
+        """The region that `view` looks at; None where it looks at the whole or finds its region by itself."""
+        return self.regions.get(view.source) if view.preprocessing.region.comes_with_study else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Prediction:
             "plugin": {"name": self.spec.name, "version": self.spec.version, "intended_use": self.spec.intended_use},
             "probabilities": self.probabilities,
             "decisions": self.decisions,
-            "thresholds": {c.name: c.threshold for c in self.spec.classes},
+            "thresholds": {c.name: threshold_of(self, c.name) for c in self.spec.classes},
             "views": views,
             "hot_spots": {
                 name: [{"ras": list(spot.ras), "heat": spot.heat} for spot in spots]
@@ -106,3 +110,12 @@ class Prediction:
             "warnings": self.warnings,
             "provenance": self.provenance,
         }
+
+
+def threshold_of(prediction: Prediction, class_name: str) -> float:
+    """The probability from which the class is decided for; of a binary task's negative, what the positive leaves."""
+    spec = prediction.spec
+    thresholds = {c.name: c.threshold for c in spec.classes}
+    if spec.task_type == "binary" and class_name == spec.classes[0].name:
+        return round(1 - spec.classes[1].threshold, 9)
+    return thresholds[class_name]

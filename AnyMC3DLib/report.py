@@ -21,13 +21,12 @@ import jinja2
 import numpy as np
 
 from . import __version__
-from .charts import threshold_of
 from .errors import InputError
 from .files import write_text
 from .heatmap import FULL_HEAT
 from .picture import NOTICE, draw_picture, heat_is_shown, shown_class
 from .planes import is_bare_picture, position_words
-from .prediction import HotSpot, Prediction, SliceWeights, Study
+from .prediction import HotSpot, Prediction, SliceWeights, Study, threshold_of
 from .resources import resource
 
 PAGE, TABLE, DATA = "report.html", "predictions.csv", "predictions.json"

@@ -46,6 +46,11 @@ class RegionSpec(Record):
     margin_mm: float = 0.0
     threshold: float | None = None
 
+    @property
+    def comes_with_study(self) -> bool:
+        """Whether the region is given with each study."""
+        return self.kind in ("box", "segment")
+
     def __post_init__(self) -> None:
         if (self.kind == "centre") != (self.size_mm is not None):
             raise InputError("A region needs size_mm if, and only if, its kind is 'centre'.")

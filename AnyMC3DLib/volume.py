@@ -78,6 +78,8 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     Raises InputError with one sentence if it cannot be read as one scalar 3D volume or one 2D picture.
     """
     place = Path(path)
+    if not str(path):
+        raise InputError("An image has an empty name: give a file or a folder.")
     if not place.exists():
         raise InputError(f"There is no file or folder '{place}': check the path.")
     if not os.access(place, os.R_OK):
@@ -145,14 +147,19 @@ def to_sitk(volume: Volume) -> sitk.Image:
     return image
 
 
+def check_volume_name(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless the ending of `path` is one that can be written."""
+    if not Path(path).name.lower().endswith(WRITABLE):
+        raise InputError(f"Cannot write '{Path(path).name}': its ending must be one of {', '.join(WRITABLE)}.")
+
+
 def write_volume(path: str | os.PathLike[str], volume: Volume) -> None:
     """Write `volume` to NRRD, NIfTI or MetaImage, compressed where the format can, atomically.
 
     Raises InputError for another ending, and for a sheared volume as NIfTI, which would straighten it silently.
     """
     place = Path(path)
-    if not place.name.lower().endswith(WRITABLE):
-        raise InputError(f"Cannot write '{place.name}': its ending must be one of {', '.join(WRITABLE)}.")
+    check_volume_name(place)
     if place.name.lower().endswith((".nii", ".nii.gz")) and is_sheared(volume.ijk_to_ras):
         raise InputError(f"'{place.name}' cannot hold a sheared geometry (gantry tilt): write .nrrd instead.")
     with replacing(place) as temporary:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from ..classifier import Classifier
 from ..errors import InputError
+from ..files import check_writable
 from ..heatmap import heatmap
 from ..plugin import read_spec
-from ..prediction import Prediction, Study
-from ..preprocessing import Box, Region, Segment
+from ..prediction import Prediction, Study, threshold_of
+from ..regions import read_region
 from ..spec import PluginSpec
 from ..terminal import ProgressDisplay, show, show_table
-from ..volume import read_volume, write_volume
+from ..volume import check_volume_name, read_volume, write_volume
 from .common import backbone_for
+
+# In the place of a class: the paper's map, the same for all classes.
+PAPERS_MAP = "attention"
 
 
 def classify(options: argparse.Namespace) -> None:
@@ -29,13 +34,13 @@ def classify(options: argparse.Namespace) -> None:
         names = [engine.load(path) for path in options.plugin]
         wants_maps = bool(options.heatmap or options.report)
         predictions = engine.classify(study, plugins=names, maps=wants_maps, progress=progress)
+    _show(predictions, as_json=options.json)
     if options.heatmap:
         _write_heatmap(predictions[names[0]], study, options)
     if options.report:
         from ..report import write_report
 
         write_report(options.report, predictions=predictions, study=study, title="AnyMC3D report")
-    _show(predictions, as_json=options.json)
 
 
 def _check_plugins(specs: list[PluginSpec], options: argparse.Namespace) -> None:
@@ -43,8 +48,26 @@ def _check_plugins(specs: list[PluginSpec], options: argparse.Namespace) -> None
         raise InputError("Two of the plugins have the same name: classify with one at a time.")
     if len({(spec.backbone.id, spec.backbone.digest) for spec in specs}) > 1:
         raise InputError("The plugins need different backbones: classify with those of one backbone at a time.")
-    if options.heatmap and len(specs) > 1:
+    if options.report:
+        check_writable(Path(options.report) / "report.html")
+    if options.heatmap:
+        _check_heatmap(specs, options)
+
+
+def _check_heatmap(specs: list[PluginSpec], options: argparse.Namespace) -> None:
+    """Refuse before the work what would be refused after it."""
+    if len(specs) > 1:
         raise InputError("A heatmap is of one plugin: give one --plugin, or use --report.")
+    spec = specs[0]
+    if options.heatmap_class not in (None, PAPERS_MAP, *spec.explained):
+        raise InputError(
+            f"There is no heatmap of a class '{options.heatmap_class}': choose {', '.join(spec.explained)}, or "
+            f"'{PAPERS_MAP}' for where the network looked."
+        )
+    if options.heatmap_grid not in (None, *spec.sources):
+        raise InputError(f"There is no image '{options.heatmap_grid}': choose {', '.join(spec.sources)}.")
+    check_volume_name(options.heatmap)
+    check_writable(options.heatmap)
 
 
 def read_study(images: list[str], regions: list[str], specs: list[PluginSpec]) -> Study:
@@ -52,7 +75,7 @@ def read_study(images: list[str], regions: list[str], specs: list[PluginSpec]) -
     sources = list(dict.fromkeys(source for spec in specs for source in spec.sources))
     named = _named(images, sources, what="image")
     volumes = {name: read_volume(place) for name, place in named.items()}
-    return Study(volumes, {name: _region(text) for name, text in _named(regions, sources, what="region").items()})
+    return Study(volumes, {name: read_region(text) for name, text in _named(regions, sources, what="region").items()})
 
 
 def _named(arguments: list[str], sources: list[str], *, what: str) -> dict[str, str]:
@@ -71,27 +94,14 @@ def _named(arguments: list[str], sources: list[str], *, what: str) -> dict[str, 
     return result
 
 
-def _region(text: str) -> Region:
-    if text.startswith("box:"):
-        try:
-            numbers = [float(part) for part in text.removeprefix("box:").split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) != 6:
-            raise InputError(f"The region '{text}' must be 'box:' and six numbers: the low and high corner in RAS mm.")
-        return Box(tuple(numbers[:3]), tuple(numbers[3:]))
-    place, _, label = text.rpartition(":")
-    if place and label.isdecimal() and not Path(text).exists():
-        return Segment(read_volume(place), int(label))
-    return Segment(read_volume(text))
-
-
 def _write_heatmap(prediction: Prediction, study: Study, options: argparse.Namespace) -> None:
     explained = prediction.spec.explained
     decided = [name for name in prediction.decided if name in explained]
     chosen = options.heatmap_class or (decided[0] if decided else explained[0])
+    if chosen in explained and chosen not in decided:
+        sys.stderr.write(f"anymc3d: note: '{chosen}' is below its threshold; its heat is written all the same.\n")
     grid = study.image(options.heatmap_grid or prediction.spec.sources[0])
-    write_volume(options.heatmap, heatmap(prediction, grid, class_name=chosen))
+    write_volume(options.heatmap, heatmap(prediction, grid, class_name=None if chosen == PAPERS_MAP else chosen))
 
 
 def _show(predictions: dict[str, Prediction], *, as_json: bool) -> None:
@@ -99,10 +109,14 @@ def _show(predictions: dict[str, Prediction], *, as_json: bool) -> None:
         show(json.dumps({name: p.to_dict() for name, p in predictions.items()}, indent=2))
         return
     for name, prediction in predictions.items():
-        thresholds = {c.name: c.threshold for c in prediction.spec.classes}
         ordered = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
         rows = [
-            [label, f"{p:.3f}", f"{thresholds[label]:.2f}", "yes" if prediction.decisions[label] else "no"]
+            [
+                label,
+                f"{p:.3f}",
+                f"{threshold_of(prediction, label):.2f}",
+                "yes" if prediction.decisions[label] else "no",
+            ]
             for label, p in ordered
         ]
         show_table(

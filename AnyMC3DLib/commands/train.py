@@ -10,7 +10,7 @@ import json
 import time
 
 from ..allocator import keep_freed_memory
-from ..files import write_text
+from ..files import check_writable, write_text
 from ..plugin import read_spec
 from ..spec import BackboneRef, LoRASpec
 from ..terminal import ProgressDisplay, show, show_table
@@ -64,6 +64,8 @@ def _changed(task: TaskSpec, options: argparse.Namespace) -> TaskSpec:
 def evaluate(options: argparse.Namespace) -> None:
     """Measure a plugin, alone or against another."""
     spec = read_spec(options.plugin)
+    if options.predictions:
+        check_writable(options.predictions)
     with ProgressDisplay() as progress:
         backbone = backbone_for(spec.backbone.id, weights=options.weights, device=options.device)
         result = evaluate_plugin(

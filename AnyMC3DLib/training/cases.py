@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..prediction import Study
+from ..regions import read_region
 from ..spec import PluginSpec
 from ..volume import Volume, read_volume
 
@@ -47,12 +48,13 @@ def read_cases(path: str | Path, spec: PluginSpec) -> list[Case]:
 
 
 def of_split(cases: Sequence[Case], splits: Sequence[str]) -> list[Case]:
-    """The cases of the named splits; raises InputError if there is none."""
-    chosen = [case for case in cases if case.split in splits]
-    if not chosen:
-        have = ", ".join(sorted({case.split for case in cases}))
-        raise InputError(f"The data has no case in the split {' or '.join(splits)}: it has {have}.")
-    return chosen
+    """The cases of the named splits; raises InputError if one of them has none."""
+    have = {case.split for case in cases}
+    absent = [split for split in splits if split not in have]
+    if absent or not splits:
+        named = absent[0] if absent else ""
+        raise InputError(f"The data has no case in the split '{named}': it has {', '.join(sorted(have))}.")
+    return [case for case in cases if case.split in splits]
 
 
 def _read_medmnist(place: Path, spec: PluginSpec) -> list[Case]:
@@ -129,8 +131,21 @@ def _read_table(place: Path, spec: PluginSpec) -> list[Case]:
             raise InputError(f"The split in {where} must be one of {', '.join(SPLITS)}, but is '{row['split']}'.")
         seen.add(row["case"])
         files = {source: place.parent / row[source] for source in spec.sources}
-        cases.append(Case(row["case"], row["split"], _target_of_row(row, spec, where), _file_loader(files)))
+        cases.append(
+            Case(
+                row["case"],
+                row["split"],
+                _target_of_row(row, spec, where),
+                _file_loader(files, _regions_of_row(row, spec), place.parent),
+            )
+        )
     return cases
+
+
+def _regions_of_row(row: dict[str, str], spec: PluginSpec) -> dict[str, str]:
+    """The regions of a row, in words: the column IMAGE_region for each image whose view looks at one."""
+    wanted = [view.source for view in spec.views if view.preprocessing.region.comes_with_study]
+    return {source: row[f"{source}_region"] for source in wanted if row.get(f"{source}_region")}
 
 
 def _target_of_row(row: dict[str, str], spec: PluginSpec, where: str) -> int | npt.NDArray[np.int64]:
@@ -145,8 +160,11 @@ def _target_of_row(row: dict[str, str], spec: PluginSpec, where: str) -> int | n
     return names.index(row["label"])
 
 
-def _file_loader(files: dict[str, Path]) -> Callable[[], Study]:
+def _file_loader(files: dict[str, Path], regions: dict[str, str], folder: Path) -> Callable[[], Study]:
     def load() -> Study:
-        return Study({source: read_volume(path) for source, path in files.items()})
+        return Study(
+            {source: read_volume(path) for source, path in files.items()},
+            {source: read_region(text, folder=folder) for source, text in regions.items()},
+        )
 
     return load

@@ -19,7 +19,7 @@ from ..backbone import Backbone
 from ..errors import InputError
 from ..files import check_writable
 from ..model import PluginNetwork
-from ..plugin import load_networks, save_plugin
+from ..plugin import load_networks, read_spec, save_plugin
 from ..progress import ProgressCallback
 from ..spec import PluginSpec
 from .cases import Case, of_split
@@ -67,6 +67,9 @@ def train_plugin(
     """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit."""
     spec = prepare_spec(task, backbone)
     check_writable(out)
+    shared = set(train_splits) & set(validation_splits)
+    if shared:
+        raise InputError(f"The split '{min(shared)}' cannot both train and validate: its figures would mean nothing.")
     train = cut_cases(of_split(cases, train_splits), spec, progress=progress)
     _check_classes(train, spec)
     validation = cut_cases(of_split(cases, validation_splits), spec, progress=progress) if validation_splits else None
@@ -100,9 +103,11 @@ def evaluate_plugin(
     ids, targets, probabilities = _predict(path, cases, backbone, splits, progress)
     difference = None
     if against is not None:
-        other_ids, _, other = _predict(against, cases, backbone, splits, progress)
-        if other_ids != ids or other.shape != probabilities.shape:
-            raise InputError("The two plugins do not answer for the same cases and classes: they cannot be compared.")
+        if [c.name for c in read_spec(against).classes] != [c.name for c in read_spec(path).classes]:
+            raise InputError("The two plugins do not answer for the same classes: they cannot be compared.")
+        other_ids, other_targets, other = _predict(against, cases, backbone, splits, progress)
+        if other_ids != ids or not np.array_equal(other_targets, targets):
+            raise InputError("The two plugins do not answer for the same cases: they cannot be compared.")
         difference = paired_difference(auc, targets, probabilities, other)
     return Evaluation(
         ids,
@@ -123,7 +128,7 @@ def _predict(
 ) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     spec, networks = load_networks(path, backbone)
     try:
-        cut = cut_cases(of_split(cases(spec), splits), spec, progress=progress)
+        cut = cut_cases(of_split(cases(spec), splits), spec, dtype=np.float32, progress=progress)
         members = []
         for network in networks:
             trainer = Trainer(network, TaskSpec(plugin=spec).training, progress=progress)

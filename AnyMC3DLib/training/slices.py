@@ -18,7 +18,7 @@ from ..spec import PluginSpec
 from .cases import Case
 from .task import AugmentationSpec
 
-SliceStacks = Mapping[str, npt.NDArray[np.float16]]
+SliceStacks = Mapping[str, npt.NDArray[np.floating]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +37,25 @@ class CutCases:
         return CutCases([self.ids[n] for n in numbers], [self.stacks[n] for n in numbers], self.targets[list(numbers)])
 
 
-def cut_cases(cases: Sequence[Case], spec: PluginSpec, *, progress: ProgressCallback | None = None) -> CutCases:
-    """Cut every case; raises InputError that names the case if one cannot be used."""
+def cut_cases(
+    cases: Sequence[Case],
+    spec: PluginSpec,
+    *,
+    dtype: npt.DTypeLike = np.float16,
+    progress: ProgressCallback | None = None,
+) -> CutCases:
+    """Cut every case; raises InputError that names the case if one cannot be used.
+
+    Half precision keeps a training set in memory; figures are measured on float32, as studies are classified.
+    """
     stacks = []
     for number, case in enumerate(cases):
         try:
             study = case.load()
             cut = {
                 view.name: preprocess(
-                    study.image(view.source), view.preprocessing, region=study.regions.get(view.source)
-                ).array.astype(np.float16)
+                    study.image(view.source), view.preprocessing, region=study.region_for(view)
+                ).array.astype(dtype)
                 for view in spec.views
             }
         except InputError as error:

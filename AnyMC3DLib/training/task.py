@@ -27,6 +27,12 @@ class AugmentationSpec(Record):
     zoom: float = 0.0
     shift: float = 0.0
 
+    def __post_init__(self) -> None:
+        limits = {"flip": 1.0, "affine": 1.0, "rotate": 180.0, "zoom": 0.9, "shift": 1.0}
+        for name, most in limits.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"'{name}' must lie within 0 to {most:g}, but is {getattr(self, name):g}.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSpec(Record):
@@ -56,6 +62,11 @@ class TrainingSpec(Record):
             raise InputError("Training needs at least one epoch, and a batch of at least one study.")
         if self.slices is not None and self.slices < 1:
             raise InputError(f"A training step needs at least one slice of a view, not {self.slices}.")
+        for name in ("adapter_rate", "head_rate", "adapter_decay", "head_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"'{name}' must lie within 0 to 1, but is {getattr(self, name):g}.")
+        if not 0 <= self.seed < 1 << 32:
+            raise InputError(f"A seed must lie within 0 to 4294967295, but is {self.seed}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,4 +93,18 @@ def read_task(name: str | Path) -> TaskSpec:
         data: Any = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The task file '{place.name}' is not JSON: {error}.") from error
-    return TaskSpec.from_dict(data, where=place.name)
+    task = TaskSpec.from_dict(data, where=place.name)
+    unknown = _unknown_fields(task)
+    if unknown:
+        # A plugin file may come from a newer version; a task is typed by a person.
+        raise InputError(f"The task file '{place.name}' has the unknown field '{unknown[0]}': check its spelling.")
+    return task
+
+
+def _unknown_fields(value: Any) -> list[str]:
+    if isinstance(value, tuple):
+        return [name for item in value for name in _unknown_fields(item)]
+    if not isinstance(value, Record):
+        return []
+    parts = [getattr(value, field.name) for field in dataclasses.fields(value) if field.name != "extra"]
+    return [*value.extra, *(name for part in parts for name in _unknown_fields(part))]

@@ -208,6 +208,8 @@ class _Best:
             self._score, self._state = score, copy.deepcopy(self._network.state_dict())
 
     def restore(self) -> None:
+        if self._enabled and self._state is None:
+            logger.warning("The validation cases are all of one class, so the last weights are kept.")
         if self._state is not None:
             self._network.load_state_dict(self._state)
 
@@ -266,5 +268,5 @@ def _fit_standardisation(network: PluginNetwork, embeddings: Sequence[dict[str, 
         deviation = every.std(dim=0, correction=min(1, len(every) - 1))
         # A feature that hardly varies in the frozen embeddings must not explode once adapters change it.
         deviation = deviation.clamp_min(max(1e-6, 0.25 * float(deviation.mean())))
-        getattr(network, f"shift_{view}").copy_(every.mean(dim=0))
-        getattr(network, f"scale_{view}").copy_(1 / deviation)
+        getattr(network, f"shift_{view}").copy_(every.mean(dim=0).float())
+        getattr(network, f"scale_{view}").copy_((1 / deviation).float())

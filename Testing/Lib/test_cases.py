@@ -12,8 +12,10 @@ from shell import SHAPE, write_medmnist
 from volumes import GRID, anatomy, straight
 
 from AnyMC3DLib.errors import InputError
-from AnyMC3DLib.spec import ClassSpec, PluginSpec
-from AnyMC3DLib.training.cases import of_split, read_cases, volume_of_medmnist
+from AnyMC3DLib.prediction import Study
+from AnyMC3DLib.spec import ClassSpec, PluginSpec, RegionSpec
+from AnyMC3DLib.training.cases import Case, of_split, read_cases, volume_of_medmnist
+from AnyMC3DLib.training.slices import cut_cases
 from AnyMC3DLib.volume import Volume, write_volume
 
 
@@ -65,7 +67,7 @@ def test_a_medmnist_file_may_lack_the_cases_of_a_split(tmp_path: Path, binary: P
     empty = {"test_images": np.zeros((0, *SHAPE), np.uint8), "test_labels": np.zeros((0, 1), int)}
     cases = read_cases(write_medmnist(tmp_path / "no test.npz", **empty), binary)
     assert {case.split for case in cases} == {"train", "val"}
-    with pytest.raises(InputError, match="no case in the split test: it has train, val"):
+    with pytest.raises(InputError, match="no case in the split 'test': it has train, val"):
         of_split(cases, ["test"])
 
 
@@ -191,3 +193,21 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path, binary: PluginSpec) 
     (tmp_path / "cases.csv").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
     with pytest.raises(InputError, match=r"'cases.csv' (cannot be read|has no rows)"):
         read_cases(tmp_path / "cases.csv", binary)
+
+
+def test_a_table_may_name_the_region_of_each_case(tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    spec = plugin_spec(backbone, views=(view(backbone, region=RegionSpec(kind="box")),))
+    write_volume(tmp_path / "a.nrrd", Volume(anatomy(), straight()))
+    low, high = straight()[:3, 3], straight()[:3, 3] + 9
+    box = "box:" + ",".join(f"{x:g}" for x in (*low, *high))
+    (case,) = read_cases(table(tmp_path, HEADER + ",image_region", f'a,train,lesion,a.nrrd,"{box}"'), spec)
+    assert case.load().regions["image"].low == pytest.approx(low)
+    assert len(cut_cases([case], spec).stacks[0]["axial"]) < GRID[0]
+
+
+def test_every_named_split_must_have_a_case(binary: PluginSpec) -> None:
+    cases = [Case("a", "train", 0, Study)]
+    assert of_split(cases, ["train"]) == cases
+    with pytest.raises(InputError, match="no case in the split 'vall'"):
+        of_split(cases, ["train", "vall"])

@@ -31,9 +31,9 @@ from AnyMC3DLib.heatmap import class_hot_spots, heatmap
 from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.plugin import digest_of_file
 from AnyMC3DLib.prediction import Prediction, RelevanceMap, Study
-from AnyMC3DLib.preprocessing import preprocess
+from AnyMC3DLib.preprocessing import Box, preprocess
 from AnyMC3DLib.progress import Progress
-from AnyMC3DLib.spec import ClassSpec, IntensitySpec, LoRASpec, SliceSpec
+from AnyMC3DLib.spec import ClassSpec, IntensitySpec, LoRASpec, RegionSpec, SliceSpec
 from AnyMC3DLib.volume import Volume
 
 MODELS = ("registers", "EfficientNet")
@@ -512,6 +512,32 @@ def test_patches_that_are_padding_for_the_most_part_are_told_from_the_others(vit
     np.testing.assert_array_equal(flags, expected)
     assert flags.any()
     assert not flags.all()
+
+
+# Regions
+
+
+def test_a_region_reaches_the_views_that_look_at_one_and_leaves_the_others_whole(vit: Backbone) -> None:
+    whole, part = view(vit), view(vit, "coronal", region=RegionSpec(kind="box"))
+    engine = engine_with(vit, views=(whole, part))
+    volume = study()
+    middle = volume.corners().mean(axis=0)
+    box = Box(tuple(middle - 4), tuple(middle + 4))
+    found = engine.classify(Study({"image": volume}, {"image": box}))["Test"]
+    assert len(found.slices["axial"].weights) == len(preprocess(volume, whole.preprocessing).array)
+    assert len(found.slices["coronal"].weights) == len(preprocess(volume, part.preprocessing, region=box).array)
+
+
+def test_a_region_that_no_plugin_looks_at_is_refused(vit: Backbone) -> None:
+    engine = engine_with(vit)
+    with pytest.raises(InputError, match="No plugin looks at a region of 'image'"):
+        engine.classify(Study({"image": study()}, {"image": Box((0, 0, 0), (1, 1, 1))}))
+
+
+def test_the_negative_class_of_a_binary_task_has_the_threshold_that_the_positive_leaves(vit: Backbone) -> None:
+    classes = (ClassSpec(name="no"), ClassSpec(name="yes", threshold=0.2))
+    shown = answer(engine_with(vit, classes=classes), study()).to_dict()
+    assert shown["thresholds"] == {"no": 0.8, "yes": 0.2}
 
 
 # Invariant 6

@@ -18,12 +18,13 @@ from test_import_weights import packages_loaded_by
 from volumes import GRID, anatomy, straight, study
 
 from AnyMC3DLib import terminal
-from AnyMC3DLib.commands import classify, common
+from AnyMC3DLib.commands import common
 from AnyMC3DLib.commands import train as train_command
 from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.plugin import read_spec
 from AnyMC3DLib.preprocessing import Box
 from AnyMC3DLib.progress import Progress
+from AnyMC3DLib.regions import read_region
 from AnyMC3DLib.spec import BackboneRef, IntensitySpec, RegionSpec, SliceSpec
 from AnyMC3DLib.training import metrics
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
@@ -251,7 +252,7 @@ def test_training_says_at_once_that_its_plugin_cannot_be_written(
         ({"--data": "absent.npz"}, "There is no data file"),
         ({"--backbone": "dragon"}, "There is no backbone 'dragon'"),
         ({"--backbone": "timm:dragon"}, "timm has no model 'dragon'"),
-        ({"--train-splits": "school"}, "no case in the split school"),
+        ({"--train-splits": "school"}, "no case in the split 'school'"),
     ],
 )
 def test_training_says_in_one_sentence_what_is_wrong(
@@ -336,7 +337,7 @@ def test_a_box_is_the_region_between_two_corners(
     arguments = ["--plugin", regional(bench, "box"), "--region", f"t2={box}", "--region", f"t1={box}"]
     shown = answer(capsys, bench, first, second, *arguments)
     assert len(shown["views"]["axial"]["slices"]) == 5
-    assert classify._region("box:1,2,3,4,5,6") == Box((1, 2, 3), (4, 5, 6))
+    assert read_region("box:1,2,3,4,5,6") == Box((1, 2, 3), (4, 5, 6))
 
 
 # Help, and what is loaded

@@ -165,7 +165,7 @@ BAD: dict[str, tuple[Callable[[Desk], list], str]] = {
     ),
     "a region that the plugin does not look at": (
         lambda d: [d.good, "--region", "box:-20,20,0,-10,30,10"],
-        "leave it out",
+        "leave the region out",
     ),
     "an unknown device": (lambda d: [d.good, "--device", "abacus"], "The device 'abacus' is not here"),
     "a device that holds no values": (lambda d: [d.good, "--device", "meta"], "The device 'meta' is not here"),

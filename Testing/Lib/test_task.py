@@ -13,7 +13,7 @@ from AnyMC3DLib.catalogue import read_catalogue
 from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.resources import resource
 from AnyMC3DLib.spec import LoRASpec
-from AnyMC3DLib.training.task import TaskSpec, TrainingSpec, read_task
+from AnyMC3DLib.training.task import AugmentationSpec, TaskSpec, TrainingSpec, read_task
 
 SHIPPED = sorted(place.stem for place in resource("Tasks").glob("*.json"))
 
@@ -74,3 +74,29 @@ def test_a_task_without_adapters_and_warm_up_is_refused() -> None:
 
 def test_tasks_need_the_standard_library_alone() -> None:
     assert packages_loaded_by("AnyMC3DLib.training.task") == {"AnyMC3DLib"}
+
+
+@pytest.mark.parametrize(
+    "path", [("training", "epocs"), ("training", "augmentation", "flips"), ("plugin", "lora", "rang")]
+)
+def test_a_misspelt_field_of_a_task_is_refused(tmp_path: Path, path: tuple[str, ...]) -> None:
+    data = TaskSpec(plugin=plugin_spec(tiny_backbone())).to_dict()
+    part = data
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = 3
+    (tmp_path / "task.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=f"unknown field '{path[-1]}'"):
+        read_task(tmp_path / "task.json")
+
+
+@pytest.mark.parametrize("fields", [{"adapter_rate": -1.0}, {"head_decay": 2.0}, {"seed": -1}, {"seed": 1 << 40}])
+def test_a_recipe_past_all_reason_is_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must lie within"):
+        TrainingSpec(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"flip": 2.0}, {"affine": -0.1}, {"zoom": 1.5}])
+def test_an_augmentation_past_all_reason_is_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="must lie within"):
+        AugmentationSpec(**fields)

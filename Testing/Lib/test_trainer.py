@@ -165,8 +165,11 @@ def test_augmentation_changes_what_is_learnt(backbone: Backbone) -> None:
 
 
 def test_a_diverging_training_is_stopped(backbone: Backbone) -> None:
+    recipe = TrainingSpec(epochs=0, warm_up_epochs=30)
+    # Past what a recipe may ask for, so that few steps are enough.
+    object.__setattr__(recipe, "head_rate", 1e37)
     with pytest.raises(InputError, match="lower the learning rates"):
-        fitted(backbone, cut(), epochs=0, warm_up_epochs=30, head_rate=1e37)
+        Trainer(network_on(backbone), recipe).fit(cut(), None)
 
 
 # The seed
