@@ -1,7 +1,7 @@
 """From embeddings, class attention and tails to the relevance of every patch.
 
 The paper's map: class attention of the last block, mean of heads, times the slice's weight (arXiv 2512.12887). The
-class map: the class row's attention (or a CNN's last feature map) times the gradient of the class's logit by it.
+class map: the class row's attention (or a CNN's feature map, see ActivationTail) times the gradient of the logit by it.
 """
 
 from __future__ import annotations
