@@ -81,7 +81,7 @@ def run_demo(
     name = engine.load(plugin)
     seen = [_classified(engine, name, case) for case in cases if case.split == "test"]
     engine.unload(name)
-    shown = max(seen, key=lambda case: (case.miss_mm is not None, case.prediction.probabilities["lesion"]))
+    shown = max(seen, key=lambda case: (case.miss_mm is not None, case.prediction.decisions["lesion"], case.hottest))
     study = Study({SOURCE: shown.phantom.volume})
     write_volume(place / "study.nrrd", shown.phantom.volume)
     write_volume(place / "heatmap.nrrd", heatmap(shown.prediction, shown.phantom.volume, class_name="lesion"))
@@ -117,7 +117,9 @@ def table_of(cases: Sequence[DemoCase]) -> list[list[str]]:
     """A row for each unseen phantom: number, truth, probability, hottest voxel, and whether that lies in the lesion."""
     rows = []
     for case in cases:
-        place = "no lesion, no heat shown" if case.hottest < DISPLAY_THRESHOLD else "heat although there is no lesion"
+        # Below the class's threshold no heat is drawn, however warm.
+        silent = case.hottest < DISPLAY_THRESHOLD or not case.prediction.decisions["lesion"]
+        place = "no lesion, no heat shown" if silent else "heat although there is no lesion"
         if case.miss_mm is not None:
             place = "in the lesion" if case.miss_mm == 0 else f"{case.miss_mm:.0f} mm beside the lesion"
         truth = "no lesion" if case.miss_mm is None else "lesion"

@@ -74,8 +74,8 @@ def test_half_of_the_phantoms_of_every_split_have_a_lesion() -> None:
     assert not {case.id for case in cases} & {case.id for case in demo.cohort(2)}
 
 
-def row(*, hottest: float, miss_mm: float | None) -> list[str]:
-    prediction = SimpleNamespace(probabilities={"no lesion": 0.25, "lesion": 0.75})
+def row(*, hottest: float, miss_mm: float | None, decided: bool = True) -> list[str]:
+    prediction = SimpleNamespace(probabilities={"no lesion": 0.25, "lesion": 0.75}, decisions={"lesion": decided})
     (found,) = demo.table_of([demo.DemoCase(31, None, prediction, hottest, miss_mm)])
     return found
 
@@ -85,6 +85,7 @@ def test_the_table_says_where_the_heat_is_highest() -> None:
     assert row(hottest=0.9, miss_mm=12.4)[4] == "12 mm beside the lesion"
     assert row(hottest=DISPLAY_THRESHOLD - 0.01, miss_mm=None)[1::3] == ["no lesion", "no lesion, no heat shown"]
     assert row(hottest=DISPLAY_THRESHOLD, miss_mm=None)[4] == "heat although there is no lesion"
+    assert row(hottest=DISPLAY_THRESHOLD, miss_mm=None, decided=False)[4] == "no lesion, no heat shown"
 
 
 def test_how_far_the_heat_lies_from_the_lesion_is_in_millimetres() -> None:
