@@ -33,6 +33,7 @@ PAGE, TABLE, DATA = "report.html", "predictions.csv", "predictions.json"
 MOST_PICTURES = 4  # of one plugin: its decided classes, most probable first
 MOST_SLICES = 3  # named in the summary of a view's weights
 COLUMNS = ("plugin", "version", "class", "probability", "threshold", "decision")
+CARD_FACTS = ("data", "date", "counts", "parameters", "validation", "test")
 TASKS = {
     "binary": "one of two classes",
     "multiclass": "one of several classes",
@@ -143,9 +144,16 @@ def _section(prediction: Prediction, study: Study) -> dict[str, Any]:
         ],
         "spots": _spot_rows(prediction),
         "views": [_view_row(prediction, name) for name in prediction.slices],
-        "training": list(_flat(_without_paths(spec.provenance))),
-        "provenance": list(_flat(_without_paths(prediction.provenance))),
+        "training": list(_flat(_without_paths(_facts(spec.provenance, on_card=True)))),
+        "provenance": list(
+            _flat(_without_paths({**prediction.provenance, "training": _facts(spec.provenance, on_card=False)}))
+        ),
     }
+
+
+def _facts(provenance: Mapping[str, Any], *, on_card: bool) -> dict[str, Any]:
+    """What a reader asks first of a plugin's training, or the rest of it: recipe, epochs, versions."""
+    return {name: fact for name, fact in provenance.items() if (name in CARD_FACTS) == on_card}
 
 
 def _shown_classes(prediction: Prediction) -> list[str]:
