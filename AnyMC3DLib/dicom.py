@@ -29,7 +29,7 @@ def read_series(folder: Path) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
-    reader.ForceOrthogonalDirectionOff()
+    # ITK may straighten the direction; the positions of the slices are read for that reason.
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
         image = reader.Execute()
