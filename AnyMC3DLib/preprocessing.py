@@ -148,7 +148,7 @@ def _turned_bounds(
 
 def _bounds(volume: Volume, spec: RegionSpec, region: Region | None) -> list[tuple[int, int]]:
     """First and one past the last voxel of the region along (i, j, k), within the volume."""
-    if region is not None and spec.kind not in ("box", "segment"):
+    if region is not None and not spec.comes_with_study:
         raise InputError(f"This plugin looks at the region '{spec.kind}', which needs no box or segment: leave it out.")
     if spec.kind == "whole":
         return [(0, n) for n in reversed(volume.grid)]
