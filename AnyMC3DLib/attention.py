@@ -39,9 +39,13 @@ class AttentionTail:
     grid: tuple[int, int]
     prefix: int
 
+    def products(self, gradient: Tensor) -> Tensor:
+        """Row times gradient per head and patch [B, heads, h, w]: linear in what the gradient is of."""
+        return (self.leaf * gradient)[:, :, 0, self.prefix :].unflatten(2, self.grid)
+
     def contributions(self, gradient: Tensor) -> Tensor:
         """What speaks for and against, per patch [2, B, h, w], both >= 0, for what the gradient is of."""
-        return for_and_against(self.leaf * gradient, dim=1)[:, :, 0, self.prefix :].unflatten(2, self.grid)
+        return for_and_against(self.products(gradient), dim=1)
 
 
 class LastAttention:
@@ -50,6 +54,8 @@ class LastAttention:
     def __init__(self, model: nn.Module, layer: nn.Module, block: nn.Module | None, prefix: int) -> None:
         self.model, self.layer, self.block, self.prefix = model, layer, block, prefix
         layer.fused_attn = True
+        wanted = (layer, block)
+        self.layers = [name for name, module in model.named_modules() if any(module is w for w in wanted)]
 
     @classmethod
     def of(cls, model: nn.Module) -> LastAttention | None:
@@ -110,7 +116,9 @@ class SeenAttention(TorchFunctionMode):
             self.inside = False
             query, key, value = args[:3]
             scale = query.shape[-1] ** -0.5
-            self.row = ((query[:, :, :1] * scale) @ key.transpose(-2, -1)).softmax(dim=-1)
+            scores = (query[:, :, :1] * scale) @ key.transpose(-2, -1)
+            # A row in 16 bits would no longer add up to 1.
+            self.row = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
             self.values = value
         return func(*args, **(kwargs or {}))
 
@@ -133,7 +141,7 @@ class SeenAttention(TorchFunctionMode):
 
         def embed(leaf: Tensor) -> Tensor:
             with acting(len(leaf)):
-                attended = (leaf @ values).transpose(1, 2).flatten(2)
+                attended = (leaf.to(values.dtype) @ values).transpose(1, 2).flatten(2)
                 if self.place.block is None:
                     return model.fc_norm(_after_pooling(self.place.layer, attended))
                 token = _after_attention(self.place.layer, attended, kept["layer_input"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,36 +15,17 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionTail, LastAttention, for_and_against
+from .activation import ActivationTail, kept, last_but_one_stage, replaced
+from .attention import AttentionTail, LastAttention
 from .catalogue import BackboneEntry, find_backbone
+from .entrances import Entrances, Stage, without_memory
 from .errors import BackboneError
 from .folding import FoldingConv2d, is_exact
 from .lora import AdapterSites, Rows
+from .precision import LoweredWeights
 from .weights import digest_of, load_weights
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class ActivationTail:
-    """A feature map and the way from it to the embedding: a class map is map times gradient, element by element.
-
-    At a CNN's last but one resolution (LayerCAM, Jiang et al. 2021): a unit of the last map sees most of the slice,
-    and after training it answers for a lesion wherever that lies; one stage before it answers for its own place.
-    """
-
-    leaf: Tensor
-    embed: Callable[[Tensor], Tensor]
-    channels_last: bool
-    grid: tuple[int, int]
-    prefix: int = 0
-
-    def contributions(self, gradient: Tensor) -> Tensor:
-        """What speaks for and against, per patch [2, B, h, w], both >= 0, for what the gradient is of."""
-        product = self.leaf * gradient
-        if self.leaf.ndim == 4:
-            return for_and_against(product, dim=3 if self.channels_last else 1)
-        return for_and_against(product, dim=2)[:, :, self.prefix :].unflatten(2, self.grid)
 
 
 Tail = AttentionTail | ActivationTail
@@ -91,13 +73,19 @@ class Backbone:
         if self.kind == "cnn":
             # Convolutions on CPU run about twice as fast when a pixel's channels lie side by side.
             model.to(memory_format=torch.channels_last)
-        self._map_layer = None if self.kind == "transformer" else _last_but_one_stage(model)
+        self._map_layer = None if self.kind == "transformer" else last_but_one_stage(model)
         self.sites = AdapterSites(model)
+        self._lowered: LoweredWeights | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights now."""
+        return next(p.dtype for n, p in self.model.named_parameters() if "norm" not in n and "bn" not in n)
 
     @property
     def has_class_attention(self) -> bool:
@@ -133,17 +121,45 @@ class Backbone:
         self.model.to(device)
         return self
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Hold the weights in `dtype` from now on; float32 gives back the very weights that were loaded."""
+        if dtype == self.dtype:
+            return
+        if self._lowered is not None:
+            self._lowered.restore()
+            self._lowered = None
+        if dtype != torch.float32:
+            self._lowered = LoweredWeights(self.model, dtype)
+
+    @functools.cached_property
+    def entrances(self) -> Entrances:
+        """Where the network can be entered late."""
+        return Entrances(self.model, self._run, self.normalise(self._blank()))
+
+    def entrance(self, layers: Sequence[str]) -> int:
+        """The last unit to enter at so that all `layers`, and all that maps are read from, still lie ahead."""
+        watched = self._attention.layers if self._attention is not None else [self._map_layer]
+        ahead = [self.entrances.unit_of(name) for name in (*layers, *watched) if name is not None]
+        return self.entrances.nearest(min(ahead, default=0))
+
+    def _run(self, x: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+
     def normalise(
         self, slices: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> Tensor:
         """Slices [B, 1 or 3, H, W] in [0, 1] as the first layer takes them: 1 channel where it folds, else 3."""
         mean, std = tuple(mean or self.mean), tuple(std or self.std)
         if slices.shape[1] == 1 and self.folds_grey and mean == self.mean and std == self.std:
-            return (slices - mean[0]) / std[0]
+            return self._ready((slices - mean[0]) / std[0])
         shape = (1, 3, 1, 1)
         m = slices.new_tensor(mean).reshape(shape)
         s = slices.new_tensor(std).reshape(shape)
-        return (slices - m) / s
+        return self._ready((slices - m) / s)
+
+    def _ready(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        return x.contiguous(memory_format=torch.channels_last) if self.kind == "cnn" else x
 
     def encode(
         self,
@@ -161,31 +177,68 @@ class Backbone:
         attention, `tail` for what class maps need; neither changes the embedding. Raises BackboneError if the
         slices' size does not suit the model.
         """
+        return self.encode_from(
+            self.begin(slices, mean=mean, std=std), adapters=adapters, attention=attention, tail=tail
+        )
+
+    def begin(
+        self, slices: Tensor, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    ) -> Stage:
+        """Slices [B, 1 or 3, H, W] in [0, 1] before the first layer; raises BackboneError for an unsuited size."""
         self._check_size(slices)
-        x = self.normalise(slices, mean=mean, std=std)
-        if self.kind == "cnn":
-            x = x.contiguous(memory_format=torch.channels_last)
+        return Stage(self.normalise(slices, mean=mean, std=std))
+
+    def advance(self, stage: Stage, to: int) -> Stage:
+        """Take a batch to unit `to` (see `entrance`) through the frozen backbone, for all plugins alike."""
+        return self.entrances.advance(stage, to) if to != stage.at else stage
+
+    def encode_from(
+        self, stage: Stage, *, adapters: Sequence[Rows] = (), attention: bool = False, tail: bool = False
+    ) -> Encoded:
+        """As `encode`, for a batch that has come to `stage`; no adapted layer may lie before it."""
+        x = stage.x
+        # Found out before adapters act and attention is watched, since it takes a run of its own.
+        behind = self._behind_map_layer if tail and self._map_layer is not None else 0
         watch = self._attention if self._attention is not None and (attention or tail) else None
+        passed: list[Tensor] = []
         with ExitStack() as stack:
+            if stage.at:
+                stack.enter_context(self.entrances.entered(stage))
             if adapters:
-                stack.enter_context(self.sites.active(adapters, batch=len(slices)))
+                stack.enter_context(self.sites.active(adapters, batch=len(x)))
             seen = stack.enter_context(watch.watching()) if watch else None
-            maps = stack.enter_context(_kept(self._map_layer)) if tail and self._map_layer is not None else []
+            maps = []
+            if tail and self._map_layer is not None:
+                maps = stack.enter_context(kept(self.model.get_submodule(self._map_layer)))
+                if behind:
+                    passed = stack.enter_context(self.entrances.recording(stage, behind))
             features = self.model.forward_features(x)
             embedding = self.model.forward_head(features, pre_logits=True)
-        grid = slices.shape[2] // self.multiple_of, slices.shape[3] // self.multiple_of
+        grid = x.shape[2] // self.multiple_of, x.shape[3] // self.multiple_of
         row = seen.patch_attention(grid) if seen and attention else None
         if not tail:
             return Encoded(embedding, row)
         if seen is not None:
             return Encoded(embedding, row, seen.tail(self.model, grid, _acting(self.sites, adapters)))
-        return Encoded(embedding, None, self._activation_tail(maps[0] if maps else features, x, adapters))
+        return Encoded(embedding, None, self._activation_tail(maps[0] if maps else features, x, adapters, passed))
+
+    @functools.cached_property
+    def _behind_map_layer(self) -> int:
+        """The unit behind a CNN's map layer, where its network can be entered there; else 0."""
+        if self._map_layer not in self.entrances.names[:-1]:
+            return 0
+        behind = self.entrances.names.index(self._map_layer) + 1
+        return behind if self.entrances.nearest(behind) == behind else 0
+
+    def _blank(self) -> Tensor:
+        """One slice of the smallest size that suits the model, all 0."""
+        side = -(-32 // self.multiple_of) * self.multiple_of
+        height, width = self.fixed_size or (side, side)
+        return torch.zeros(1, 1, height, width, device=self.device)
 
     def check_reach(self, key: str) -> None:
         """Raise BackboneError if the adapter `key` sits on a layer that the model does not call."""
-        side = -(-32 // self.multiple_of) * self.multiple_of
-        height, width = self.fixed_size or (side, side)
-        blank = torch.zeros(1, 1, height, width, device=self.device)
+        blank = self._blank()
 
         def forward() -> None:
             with torch.no_grad():
@@ -193,7 +246,9 @@ class Backbone:
 
         self.sites.check_reach(key, forward)
 
-    def _activation_tail(self, leaf: Tensor, x: Tensor, adapters: Sequence[Rows]) -> ActivationTail:
+    def _activation_tail(
+        self, leaf: Tensor, x: Tensor, adapters: Sequence[Rows], passed: Sequence[Tensor]
+    ) -> ActivationTail:
         acting = _acting(self.sites, adapters)
         last = self._is_channels_last(leaf)
         if self._map_layer is None:
@@ -204,12 +259,21 @@ class Backbone:
 
             grid = x.shape[2] // self.multiple_of, x.shape[3] // self.multiple_of
             return ActivationTail(leaf.detach(), embed, last, grid, getattr(self.model, "num_prefix_tokens", 0))
+        grid = tuple(leaf.shape[1:3] if last else leaf.shape[2:4])
+        if passed:
+            shape = without_memory(x)
+
+            def embed_late(features: Tensor) -> Tensor:
+                with acting(len(features)):
+                    return self.entrances.run(Stage(shape, self._behind_map_layer, features, tuple(passed)))
+
+            return ActivationTail(leaf.detach(), embed_late, last, grid)
+        layer = self.model.get_submodule(self._map_layer)
 
         def embed_again(features: Tensor) -> Tensor:
-            with acting(len(features)), torch.no_grad(), _replaced(self._map_layer, features):
-                return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+            with acting(len(features)), torch.no_grad(), replaced(layer, features):
+                return self._run(x)
 
-        grid = tuple(leaf.shape[1:3] if last else leaf.shape[2:4])
         return ActivationTail(leaf.detach(), embed_again, last, grid)
 
     def _is_channels_last(self, features: Tensor) -> bool:
@@ -234,40 +298,6 @@ class Backbone:
 @contextmanager
 def _nothing() -> Iterator[None]:
     yield
-
-
-@contextmanager
-def _kept(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Within the block, what `layer` gives is kept in the list."""
-    outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, __, output: outputs.append(output))
-    try:
-        yield outputs
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _replaced(layer: nn.Module, output: Tensor) -> Iterator[None]:
-    """Within the block, and within `no_grad`, `layer` gives `output`, and gradients are followed from there on."""
-
-    def hook(*_: object) -> Tensor:
-        torch.set_grad_enabled(True)
-        return output
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _last_but_one_stage(model: nn.Module) -> nn.Module | None:
-    """The module that gives a CNN's feature map at its last but one resolution, by timm's own list of features."""
-    stages = getattr(getattr(model, "feature_info", None), "info", None) or getattr(model, "feature_info", None) or []
-    if len(stages) < 2:
-        raise BackboneError(f"The model {type(model).__name__} does not list its feature maps: choose another.")
-    return model.get_submodule(stages[-2]["module"])
 
 
 def _acting(sites: AdapterSites, adapters: Sequence[Rows]) -> Callable[[int], object]:

@@ -19,3 +19,7 @@ class BackboneError(AnyMC3DError):
 
 class Cancelled(AnyMC3DError):
     """The user asked for the work to stop."""
+
+
+class MemoryShortage(AnyMC3DError):
+    """The memory does not suffice, whatever was tried."""

@@ -82,7 +82,10 @@ def _maps_of(prediction: Prediction, class_name: str | None) -> list[tuple[npt.N
     if class_name not in explained:
         raise InputError(f"There is no heatmap of a class '{class_name}': choose {', '.join(explained)}.")
     number = explained.index(class_name)
-    return [(m.classes[number], m.ijk_to_ras) for m in prediction.maps.values() if m.classes is not None]
+    maps = [(m.classes[number], m.ijk_to_ras) for m in prediction.maps.values() if m.classes is not None]
+    if not maps:
+        raise InputError("This prediction was made without class maps: classify again with all maps.")
+    return maps
 
 
 def _sum_at(

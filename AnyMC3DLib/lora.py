@@ -1,7 +1,8 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) on the linear and convolution layers of a frozen backbone.
 
 y = W x + (alpha / rank) B A x. For a convolution A has W's kernel and `rank` output channels, and B is pointwise.
-Adapters act through forward hooks, so the backbone keeps its modules, names and weights.
+Adapters act through forward hooks, so the backbone keeps its modules, names and weights. One that acts alone may be
+merged into the weights instead, or, where gradients are followed, run as one step with its layer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from .errors import BackboneError
 from .folding import FoldingConv2d, convolve
+from .lowrank import lowrank_linear, merged_weight
 from .spec import LoRASpec
 
 # Groups of layers that a spec may name as targets.
@@ -97,9 +100,9 @@ class LoRAPair(nn.Module):
             return F.linear(F.linear(x, A), B)
         return F.conv2d(convolve(layer, x, weight=A, bias=None), B[:, :, None, None])
 
-    def weight_change(self) -> Tensor:
-        """What merging adds to the layer's weight."""
-        return self.scale * (self.B @ self.A.flatten(1)).reshape(self.B.shape[0], *self.A.shape[1:])
+    def merged(self, weight: Tensor) -> Tensor:
+        """The layer's weight with the change added."""
+        return merged_weight(weight, self.A, self.B, self.scale)
 
 
 class Adapter(nn.Module):
@@ -142,6 +145,7 @@ class AdapterSites:
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._active: tuple[Rows, ...] = ()
         self._batch = 0
+        self._joined: frozenset[str] = frozenset()
 
     def attach(self, key: str, adapter: Adapter) -> None:
         """Make `adapter` known under `key`; it acts once it is active."""
@@ -170,28 +174,51 @@ class AdapterSites:
         if unknown:
             # Without hooks it would silently act nowhere.
             raise BackboneError(f"The adapter '{unknown[0]}' is not on this backbone: load its plugin again.")
-        previous = self._active, self._batch
+        previous = self._active, self._batch, self._joined
         self._active, self._batch = tuple(rows), batch
         try:
-            yield
+            with ExitStack() as stack:
+                self._joined = self._join(rows, batch, stack)
+                yield
         finally:
-            self._active, self._batch = previous
+            self._active, self._batch, self._joined = previous
+
+    def _join(self, rows: Sequence[Rows], batch: int, stack: ExitStack) -> frozenset[str]:
+        """Run the linear layers of an adapter that has the batch for itself as one step with their pairs."""
+        alone = len(rows) == 1 and rows[0].first == 0 and rows[0].last in (None, batch)
+        if not alone or not torch.is_grad_enabled() or torch.is_autocast_enabled(self._device_type):
+            return frozenset()
+        adapter = self._adapters[rows[0].key]
+        layers = {name: self._model.get_submodule(name) for name in adapter.layers}
+        joined = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+        for name, layer in joined.items():
+            layer.forward = partial(self._joined_forward, name, layer, adapter.pair(name))
+            stack.callback(_own_forward, layer)
+        return frozenset(joined)
+
+    def _joined_forward(self, name: str, layer: nn.Linear, pair: LoRAPair, x: Tensor) -> Tensor:
+        _check_rows(name, len(x), self._batch)
+        return lowrank_linear(x, layer.weight, layer.bias, pair.A, pair.B, pair.scale)
+
+    @property
+    def _device_type(self) -> str:
+        return next(self._model.parameters()).device.type
 
     @contextmanager
     def merged(self, key: str) -> Iterator[None]:
         """Within the block the weights hold the adapter `key`; afterwards they are what they were, bit for bit."""
         adapter = self._adapters[key]
         layers = {name: self._model.get_submodule(name) for name in adapter.layers}
-        kept = {name: layer.weight.detach().clone() for name, layer in layers.items()}
+        kept = {name: layer.weight for name, layer in layers.items()}
         try:
             with torch.no_grad():
                 for name, layer in layers.items():
-                    layer.weight.add_(adapter.pair(name).weight_change().to(layer.weight.dtype))
+                    layer.weight = nn.Parameter(adapter.pair(name).merged(layer.weight), requires_grad=False)
             yield
         finally:
-            with torch.no_grad():
-                for name, layer in layers.items():
-                    layer.weight.copy_(kept[name])
+            # The very tensors are put back: W + d - d is not W in floating point.
+            for name, layer in layers.items():
+                layer.weight = kept[name]
 
     def check_reach(self, key: str, forward: Callable[[], object]) -> None:
         """Run `forward` once, on one slice, and raise BackboneError if the adapter `key` cannot act on all its layers.
@@ -223,7 +250,7 @@ class AdapterSites:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def add_changes(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self._active:
+            if not self._active or name in self._joined:
                 return None
             x = inputs[0]
             _check_rows(name, x.shape[0], self._batch)
@@ -241,6 +268,11 @@ class AdapterSites:
             return output
 
         return add_changes
+
+
+def _own_forward(layer: nn.Module) -> None:
+    """Give `layer` its class's forward back."""
+    del layer.forward
 
 
 def _check_rows(name: str, rows: int, slices: int) -> None:

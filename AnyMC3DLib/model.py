@@ -129,6 +129,21 @@ class PluginNetwork(nn.Module):
             fused, view_weights = self.view_fusion(stack)
         return Fused(self.head(self.dropout(fused)), weights, view_weights)
 
+    def gradient_span(self, view: str) -> Tensor | None:
+        """Vectors [M, D] whose span holds the gradient of every logit by every embedding of `view`.
+
+        None where a fusion picks features slice by slice. With v = a'H the gradient by h_s is
+        a_s (g + q (g'(h_s - v)) / sqrt(D)), g being the gradient by v; a fusion of views adds its own query alike.
+        """
+        if self.spec.fusion.kind not in ("attention", "mean"):
+            return None
+        width = self.backbone.embed_dim
+        place = [v.name for v in self.spec.views].index(view) if self.head.in_features > width else 0
+        vectors = [*self.head.weight[:, place * width : (place + 1) * width]]
+        vectors += [fusion.query for fusion in (self.view_fusion, self.fusions[view]) if hasattr(fusion, "query")]
+        span = torch.stack(vectors).detach()
+        return span * getattr(self, f"scale_{view}") if self.spec.head.standardise else span
+
     def forward(self, studies: Sequence[Mapping[str, Tensor]]) -> Fused:
         """A batch of studies, each a dictionary of view name to slices [S, C, H, W] in [0, 1]; S may differ."""
         embeddings, masks = {}, {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .attention import AttentionTail, for_and_against
 from .backbone import Tail
 from .model import PluginNetwork
 
@@ -36,6 +37,47 @@ def tail_contributions(tail: Tail, gradients: Tensor) -> Tensor:
             for gradient in gradients
         ]
     return torch.stack(maps, dim=1).detach().float()
+
+
+def tail_products(tail: AttentionTail, directions: Tensor) -> Tensor:
+    """Row times gradient [M, B, heads, h, w] of the embeddings' components along `directions` [M, B, D]."""
+    leaf = tail.leaf.detach().requires_grad_()
+    with torch.enable_grad():
+        embedding = tail.embed(leaf)
+        gradients = [
+            torch.autograd.grad(embedding, leaf, d.to(embedding.dtype), retain_graph=True)[0] for d in directions
+        ]
+    return torch.stack([tail.products(gradient) for gradient in gradients]).detach().float()
+
+
+class SpannedMaps:
+    """What patches contribute to each logit, gathered while the slices stream by.
+
+    The gradient of a logit by a slice's embedding is known when all slices have been seen. But it always lies in the
+    span of a few vectors that are known before (see `PluginNetwork.gradient_span`), and row times gradient is linear
+    in it. So the products along a basis of the span are kept, and the values of the last block, about as large as
+    all tokens of the volume, need not be.
+    """
+
+    def __init__(self, span: Tensor) -> None:
+        _, sizes, rows = torch.linalg.svd(span.detach().cpu().double(), full_matrices=False)
+        self._basis = rows[sizes > 1e-7 * max(float(sizes.max()), 1e-30)]
+        self._products: list[Tensor] = []
+
+    def directions(self, slices: int, device: torch.device) -> Tensor:
+        """The basis for each of so many slices [M, B, D]."""
+        return self._basis.to(device, torch.float32)[:, None].expand(-1, slices, -1)
+
+    def add(self, products: Tensor) -> None:
+        """Keep the products [M, B, heads, h, w] of a batch of slices."""
+        self._products.append(products[: len(self._basis)].cpu())
+
+    def contributions(self, gradients: Tensor) -> Tensor:
+        """For and against per patch [2, K, S, h, w], for the gradients [K, S, D] of the logits."""
+        products = torch.cat(self._products, dim=1)
+        shares = (gradients.cpu().double() @ self._basis.T).float()
+        per_logit = [torch.einsum("sm,mshyx->shyx", share, products) for share in shares]
+        return torch.stack([for_and_against(values, dim=1) for values in per_logit], dim=1)
 
 
 def attention_density(

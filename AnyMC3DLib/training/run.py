@@ -16,15 +16,17 @@ import torch
 
 from .. import __version__
 from ..backbone import Backbone
+from ..control import Control
 from ..errors import InputError
 from ..files import check_writable
 from ..model import PluginNetwork
 from ..plugin import load_networks, read_spec, save_plugin
-from ..progress import ProgressCallback
+from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
 from .cases import Case, of_split
 from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference
 from .slices import CutCases, cut_cases
+from .step import StepMode
 from .task import TaskSpec
 from .trainer import EpochResult, Trainer, prepare_spec
 
@@ -62,9 +64,17 @@ def train_plugin(
     *,
     train_splits: Sequence[str] = ("train",),
     validation_splits: Sequence[str] = ("val",),
+    mode: StepMode = "auto",
     progress: ProgressCallback | None = None,
+    control: Control | None = None,
 ) -> TrainingResult:
-    """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit."""
+    """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit.
+
+    `control` lets another thread pause, stop or cancel. A stopped training writes what it has reached, a cancelled
+    one raises Cancelled and writes nothing.
+    """
+    control = control or Control()
+    progress = _asking(control, progress)
     spec = prepare_spec(task, backbone)
     check_writable(out)
     shared = set(train_splits) & set(validation_splits)
@@ -76,7 +86,7 @@ def train_plugin(
     torch.manual_seed(task.training.seed)
     network = PluginNetwork(spec, backbone).to(backbone.device)
     try:
-        trainer = Trainer(network, task.training, progress=progress)
+        trainer = Trainer(network, task.training, mode=mode, progress=progress, control=control)
         trainer.fit(train, validation)
         figures = {}
         if validation is not None:
@@ -84,10 +94,23 @@ def train_plugin(
         parameters = sum(p.numel() for p in network.parameters())
         counts = {"train": _counts(train, spec), "validation": _counts(validation, spec) if validation else {}}
         spec = dataclasses.replace(spec, provenance=_provenance(task, counts, figures, parameters, trainer.history))
+        if control.stopping:
+            spec = dataclasses.replace(spec, provenance={**spec.provenance, "stopped_early": True})
         save_plugin(out, spec, [network.state_dict()])
     finally:
         network.close()
     return TrainingResult(spec, trainer.history, parameters)
+
+
+def _asking(control: Control, progress: ProgressCallback | None) -> ProgressCallback:
+    """A callback that waits while the work is paused, and ends it once it is cancelled."""
+
+    def report(step: Progress) -> None:
+        control.check()
+        if progress is not None:
+            progress(step)
+
+    return report
 
 
 def evaluate_plugin(

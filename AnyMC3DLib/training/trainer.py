@@ -10,16 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..errors import InputError
+from ..control import Control
+from ..errors import Cancelled, InputError
 from ..model import PluginNetwork, padded
+from ..precision import DTYPES, best_precision
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
 from .metrics import auc
 from .slices import Augmentation, CutCases, batch_count, tensors_of, training_batches
+from .step import GradientStep, StepMode, loss_divisor, losses_of
 from .task import TaskSpec, TrainingSpec
 
 logger = logging.getLogger(__name__)
@@ -67,9 +69,13 @@ class Trainer:
         network: PluginNetwork,
         recipe: TrainingSpec,
         *,
+        mode: StepMode = "auto",
         progress: ProgressCallback | None = None,
+        control: Control | None = None,
     ) -> None:
         self.network, self.recipe = network, recipe
+        self._gradients = GradientStep(network, mode=mode)
+        self._control = control or Control()
         self.history: list[EpochResult] = []
         self._progress = progress
         self._rng = np.random.default_rng(recipe.seed)
@@ -82,8 +88,10 @@ class Trainer:
         kept = _Best(self.network, enabled=self.recipe.keep == "best" and validation is not None)
         if self.recipe.warm_up_epochs or self.network.spec.head.standardise:
             self._warm_up(train, validation, kept)
-        if self.recipe.epochs and self.network.adapters:
+        if self.recipe.epochs and self.network.adapters and not self._control.stopping:
             self._train(train, validation, kept)
+        if self._control.stopping and not self.history:
+            raise Cancelled("The training was stopped before its first epoch ended: there is nothing to keep.")
         kept.restore()
         self.network.eval()
 
@@ -97,13 +105,16 @@ class Trainer:
         """The slice embeddings [S, D] of each case and view, on the CPU."""
         result: list[dict[str, Tensor]] = []
         device = self.network.backbone.device
+        self.network.backbone.set_precision(best_precision(device))
         for first in range(0, len(cases), STUDIES_AT_ONCE):
             group = [tensors_of(stacks, device) for stacks in cases.stacks[first : first + STUDIES_AT_ONCE]]
             embedded: list[dict[str, Tensor]] = [{} for _ in group]
             for view in self.network.spec.views:
                 stack = torch.cat([slices[view.name] for slices in group])
                 with torch.no_grad():
-                    parts = torch.cat([self.network.embed(view, part) for part in stack.split(ENCODE_BATCH)]).cpu()
+                    parts = (
+                        torch.cat([self.network.embed(view, part) for part in stack.split(ENCODE_BATCH)]).float().cpu()
+                    )
                 for study, part in zip(embedded, parts.split([len(s[view.name]) for s in group]), strict=True):
                     study[view.name] = part
             result += embedded
@@ -130,6 +141,9 @@ class Trainer:
                 logits = _fuse(self.network, [embeddings[n] for n in numbers])
                 losses.append(self._step(logits, targets[numbers].to(logits.device), optimiser))
             self._end_epoch("warm-up", epoch, losses, held, validation, kept)
+            self._control.check()
+            if self._control.stopping:
+                return
 
     def _train(self, train: CutCases, validation: CutCases | None, kept: _Best) -> None:
         recipe = self.recipe
@@ -142,36 +156,43 @@ class Trainer:
         batches = batch_count(len(train), recipe.batch)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(recipe.epochs * batches))
         augmentation = Augmentation(recipe.augmentation, seed=recipe.seed)
-        device = self.network.backbone.device
         for epoch in range(recipe.epochs):
             self.network.train()
+            self.network.backbone.set_precision(DTYPES[recipe.precision])
             losses, seen = [], 0
             for studies, targets in training_batches(
                 train, batch=recipe.batch, slices=recipe.slices, augmentation=augmentation, rng=self._rng
             ):
-                moved = [{view: stack.to(device) for view, stack in study.items()} for study in studies]
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                    logits = self.network(moved).logits
-                losses.append(self._step(logits.float(), targets.to(logits.device), optimiser))
+                optimiser.zero_grad(set_to_none=True)
+                loss = self._gradients(studies, targets, weights=self._weights)
+                losses.append(self._descend(loss, optimiser))
                 schedule.step()
                 seen += len(studies)
                 total = min(len(train), batches * recipe.batch)
                 self._report(f"Training, epoch {epoch + 1} of {recipe.epochs}", seen, total)
+                if self._control.stopping:
+                    break
             held = None
-            if validation is not None and (recipe.keep == "best" or epoch == recipe.epochs - 1):
+            last = epoch == recipe.epochs - 1 or self._control.stopping
+            if validation is not None and (recipe.keep == "best" or last):
                 self.network.eval()
                 held = self._embed(validation, step="Validating")
             self._end_epoch("training", epoch, losses, held, validation, kept)
+            if last:
+                return
 
     def _step(self, logits: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer) -> float:
         loss = loss_of(logits, targets, self.network.spec, weights=self._weights)
-        if not torch.isfinite(loss):
-            raise InputError("The training diverged, its loss is no longer finite: lower the learning rates.")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        return self._descend(float(loss.detach()), optimiser)
+
+    def _descend(self, loss: float, optimiser: torch.optim.Optimizer) -> float:
+        if not math.isfinite(loss):
+            raise InputError("The training diverged, its loss is no longer finite: lower the learning rates.")
         torch.nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], CLIP)
         optimiser.step()
-        return float(loss.detach())
+        return loss
 
     def _end_epoch(
         self,
@@ -192,6 +213,7 @@ class Trainer:
         kept.offer(score)
 
     def _report(self, step: str, done: int, total: int) -> None:
+        self._control.check()
         if self._progress is not None:
             self._progress(Progress(step, done, total))
 
@@ -215,16 +237,9 @@ class _Best:
 
 
 def loss_of(logits: Tensor, targets: Tensor, spec: PluginSpec, *, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy: of one logit for a binary task, softmax for multiclass, one a class for multilabel.
-
-    Logits are [B, K]; targets class numbers [B], or 0 and 1 [B, K]. `weights` [classes] weigh the cases by class.
-    """
-    if spec.task_type == "multiclass":
-        return F.cross_entropy(logits, targets, weight=None if weights is None else weights.to(logits.device))
-    if spec.task_type == "multilabel":
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
-    each = None if weights is None else weights.to(logits.device)[targets]
-    return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype), weight=each)
+    """The loss of a batch: see `losses_of`."""
+    losses = losses_of(logits, targets, spec, weights=weights)
+    return losses.sum() / loss_divisor(targets, spec, weights=weights)
 
 
 def _class_weights(cases: CutCases, spec: PluginSpec) -> Tensor:

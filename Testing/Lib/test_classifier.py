@@ -22,9 +22,10 @@ from networks import (
 )
 from volumes import HEADERS, anatomy, rotation, stored, study
 
-from AnyMC3DLib import classifier
+from AnyMC3DLib import job, streaming
+from AnyMC3DLib.answer import decide, patches_inside
 from AnyMC3DLib.backbone import Backbone
-from AnyMC3DLib.classifier import Classifier, decide, patches_inside
+from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.errors import Cancelled, InputError, PluginError
 from AnyMC3DLib.geometry import transform_points
 from AnyMC3DLib.heatmap import class_hot_spots, heatmap
@@ -33,7 +34,7 @@ from AnyMC3DLib.plugin import digest_of_file
 from AnyMC3DLib.prediction import Prediction, RelevanceMap, Study
 from AnyMC3DLib.preprocessing import Box, preprocess
 from AnyMC3DLib.progress import Progress
-from AnyMC3DLib.spec import ClassSpec, IntensitySpec, LoRASpec, RegionSpec, SliceSpec
+from AnyMC3DLib.spec import ClassSpec, FusionSpec, IntensitySpec, LoRASpec, RegionSpec, SliceSpec
 from AnyMC3DLib.volume import Volume
 
 MODELS = ("registers", "EfficientNet")
@@ -104,21 +105,38 @@ def test_chunks_of_any_size_give_the_same_answer(backbone: Backbone, batch: int)
     assert_same(answer(engine_with(backbone, batch=batch, **fields), study()), expected)
 
 
+@pytest.mark.parametrize(("kind", "fusion"), [("EfficientNet", "attention"), ("registers", "median")])
 def test_maps_are_the_same_where_the_tails_do_not_fit_in_memory(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch, kind: str, fusion: str
 ) -> None:
-    engine = engine_with(backbone, batch=3, **THREE, views=three_views(backbone))
+    backbone = models[kind]
+    fields = {**THREE, "views": three_views(backbone), "fusion": FusionSpec(kind=fusion)}
+    engine = engine_with(backbone, batch=3, **fields)
     expected = answer(engine, study())
     encodings = []
-    encode = PluginNetwork.encode
-    monkeypatch.setattr(PluginNetwork, "encode", lambda *a, **k: encodings.append(1) or encode(*a, **k))
+    encode = Backbone.encode_from
+    monkeypatch.setattr(Backbone, "encode_from", lambda *a, **k: encodings.append(1) or encode(*a, **k))
     answer(engine, study())
     once = len(encodings)
     for room in (0, 20_000):
         encodings.clear()
-        monkeypatch.setattr(classifier, "TAIL_BYTES", room)
+        monkeypatch.setattr(job, "TAIL_BYTES", room)
         assert_same(answer(engine, study()), expected, 1e-6)
         assert len(encodings) == 2 * once or room
+    engine.unload("Test")
+
+
+def test_the_class_map_of_a_class_token_needs_no_second_pass_and_keeps_no_tail(
+    vit: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_with(vit, batch=3, **THREE, views=three_views(vit))
+    expected = answer(engine, study())
+    encodings = []
+    encode = Backbone.encode_from
+    monkeypatch.setattr(Backbone, "encode_from", lambda *a, **k: encodings.append(1) or encode(*a, **k))
+    monkeypatch.setattr(job, "TAIL_BYTES", 0)
+    assert_same(answer(engine, study()), expected, 0)
+    assert len(encodings) == 3 * 2
 
 
 def test_the_engine_gives_what_the_network_gives_for_the_same_slices(backbone: Backbone) -> None:
@@ -141,7 +159,7 @@ def test_the_engine_gives_what_the_network_gives_for_the_same_slices(backbone: B
 
 def test_without_maps_the_probabilities_are_the_same(backbone: Backbone) -> None:
     engine = engine_with(backbone)
-    plain = answer(engine, study(), maps=False)
+    plain = answer(engine, study(), maps="none")
     assert plain.maps == {}
     assert plain.hot_spots == {}
     assert plain.probabilities == answer(engine, study()).probabilities
@@ -254,7 +272,7 @@ def test_slices_that_two_plugins_share_are_cut_once(vit: Backbone, monkeypatch: 
         network = tiny_network(vit, name=name, views=views)
         engine.add(network.spec, [network])
     cut = []
-    monkeypatch.setattr(classifier, "preprocess", lambda *a, **k: cut.append(a[1].axis) or preprocess(*a, **k))
+    monkeypatch.setattr(job, "preprocess", lambda *a, **k: cut.append(a[1].axis) or preprocess(*a, **k))
     engine.classify(Study({"image": study()}))
     assert cut == ["axial", "coronal"]
 
@@ -346,53 +364,55 @@ def test_each_view_looks_at_its_own_image(vit: Backbone) -> None:
 # Progress and cancelling
 
 
-@pytest.mark.parametrize("room", [0, 1 << 30])
-@pytest.mark.parametrize("maps", [True, False])
-def test_progress_rises_to_its_end_for_each_plugin(
-    tmp_path: Path, vit: Backbone, monkeypatch: pytest.MonkeyPatch, maps: bool, room: int
+@pytest.mark.parametrize("fusion", ["attention", "median"])
+@pytest.mark.parametrize("maps", ["all", "none"])
+def test_progress_of_every_step_rises_to_its_end(
+    tmp_path: Path, vit: Backbone, monkeypatch: pytest.MonkeyPatch, maps: str, fusion: str
 ) -> None:
-    monkeypatch.setattr(classifier, "TAIL_BYTES", room)
+    # Without room for tails, the slices of a median's plugin are encoded again for their maps.
+    monkeypatch.setattr(job, "TAIL_BYTES", 0)
     engine = Classifier(vit, batch=3)
     for name in "AB":
-        path = tmp_path / f"{name}.safetensors"
-        engine.load(write_plugin(path, vit, name=name, members=2, views=three_views(vit)))
+        fields = {"members": 2, "views": three_views(vit), "fusion": FusionSpec(kind=fusion)}
+        engine.load(write_plugin(tmp_path / f"{name}.safetensors", vit, name=name, **fields))
     reports: list[Progress] = []
     engine.classify(Study({"image": study()}), maps=maps, progress=reports.append)
-    for name in "AB":
-        mine = [r for r in reports if r.step == f"Classifying: {name}"]
-        done = [r.done for r in mine]
+    steps = [(step, list(group)) for step, group in itertools.groupby(reports, key=lambda r: r.step)]
+    for _, group in steps:
+        done = [r.done for r in group]
         assert done == sorted(done)
-        assert len({r.total for r in mine}) == 1
-        assert done[-1] == mine[-1].total
-        assert len(set(done)) >= 12
-    steps = [step for step, _ in itertools.groupby(r.step for r in reports)]
-    assert steps[-2:] == ["Classifying: A", "Classifying: B"]
-    assert steps[:-2] == ["Cutting slices: axial", "Cutting slices: coronal", "Cutting slices: sagittal"]
+        assert {r.total for r in group} == {done[-1]}
+    work = [(step, len(group)) for step, group in steps if step.startswith("Classifying")]
+    # Two plugins of two members, four slices in batches of three, and the report at the start.
+    assert work == [(f"Classifying: {axis}", 9) for axis in ("axial", "coronal", "sagittal")]
+    again = [step for step, group in steps if step.startswith("Explaining")]
+    assert len(again) == (12 if fusion == "median" and maps == "all" else 0)
     for name in "AB":
         engine.unload(name)
 
 
-@pytest.mark.parametrize("room", [0, 1 << 30])
+@pytest.mark.parametrize("fusion", ["attention", "median"])
 def test_work_is_cancelled_within_one_batch_at_any_point_and_leaves_the_engine_as_it_was(
-    vit: Backbone, monkeypatch: pytest.MonkeyPatch, room: int
+    vit: Backbone, monkeypatch: pytest.MonkeyPatch, fusion: str
 ) -> None:
-    monkeypatch.setattr(classifier, "TAIL_BYTES", room)
-    engine = engine_with(vit, batch=3, views=three_views(vit))
+    monkeypatch.setattr(job, "TAIL_BYTES", 0)
+    engine = engine_with(vit, batch=3, views=three_views(vit), fusion=FusionSpec(kind=fusion))
     expected = answer(engine, study())
+    before = vit.encode(torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(0))).embedding
     work: list[str] = []
-    encode, contribute, cut = PluginNetwork.encode, classifier.tail_contributions, classifier.preprocess
-    monkeypatch.setattr(PluginNetwork, "encode", lambda *a, **k: work.append("encode") or encode(*a, **k))
-    monkeypatch.setattr(classifier, "tail_contributions", lambda *a: work.append("map") or contribute(*a))
-    monkeypatch.setattr(classifier, "preprocess", lambda *a, **k: work.append("cut") or cut(*a, **k))
+    encode, cut = Backbone.encode_from, job.preprocess
+    monkeypatch.setattr(Backbone, "encode_from", lambda *a, **k: work.append("encode") or encode(*a, **k))
+    monkeypatch.setattr(job, "preprocess", lambda *a, **k: work.append("cut") or cut(*a, **k))
     answer(engine, study())
     total = len(work)
-    assert total >= 15
+    assert total == 3 + 6 * (2 if fusion == "median" else 1)
     for stop in range(total):
         work.clear()
         with pytest.raises(Cancelled):
             answer(engine, study(), cancelled=lambda stop=stop: len(work) > stop)
-        # A tail that was not kept is encoded again for its map: two steps of one batch.
-        assert stop < len(work) <= stop + (2 if room == 0 else 1)
+        assert stop < len(work) <= stop + 1
+        after = vit.encode(torch.rand(1, 1, 32, 48, generator=torch.Generator().manual_seed(0))).embedding
+        assert torch.equal(before, after)
     assert_same(answer(engine, study(), cancelled=lambda: False), expected, 0)
 
 
@@ -499,7 +519,7 @@ def test_the_answer_as_json_is_complete_and_says_nothing_of_where_the_image_lay(
     assert provenance["backbone_digest"] == backbone.digest
     assert provenance["device"] == "cpu"
     assert provenance["preprocessing"]["axial"]["axis"] == "axial"
-    assert set(provenance["timings"]) == {"preprocessing_s", "network_s"}
+    assert set(provenance["timings"]) == {"preprocessing_s", "network_s", "plugins_in_call"}
 
 
 def test_patches_that_are_padding_for_the_most_part_are_told_from_the_others(vit: Backbone) -> None:

@@ -141,7 +141,7 @@ def test_evaluation_answers_as_the_classifier_does(backbone: Backbone, tmp_path:
     engine = Classifier(backbone)
     name = engine.load(place)
     for case, row in zip(data, found.probabilities, strict=True):
-        expected = engine.classify(case.load(), maps=False)[name].probabilities
+        expected = engine.classify(case.load(), maps="none")[name].probabilities
         # Training keeps slices as float16.
         np.testing.assert_allclose(row, list(expected.values()), atol=5e-3)
     engine.unload(name)
