@@ -1,0 +1,270 @@
+"""What the worker's jobs do: one backbone in memory, its plugins, and the predictions of the last studies."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .allocator import keep_freed_memory
+from .backbone import Backbone
+from .classifier import Classifier
+from .commands.common import backbone_for, choose_device
+from .control import Control
+from .errors import InputError, PluginError
+from .heatmap import heatmap
+from .memory import release_memory
+from .messages import Classify, Evaluate, Load, Params, Preview, Render, Train, Unload
+from .plugin import read_spec
+from .prediction import Prediction
+from .preprocessing import preprocess
+from .progress import Progress, ProgressCallback
+from .protocol import WRONG_STATE, ProtocolError
+from .spec import BackboneRef, ViewSpec
+from .volume import Volume
+from .worker_study import checked_path, read_study
+from .workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+KEPT_JOBS = 4
+
+
+class Jobs:
+    """Runs the jobs of a worker, one at a time.
+
+    A failed job leaves everything that was loaded as it was. So another backbone is opened beside the old one, which
+    goes only once the new one holds its plugin; where memory is short, unloading the plugins first lets the old
+    backbone go before.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._classifier: Classifier | None = None
+        self._weights: str | None = None
+        # Where the backbone was put; for want of memory the engine may move it for a while.
+        self._home: torch.device | None = None
+        self._predictions: OrderedDict[str, dict[str, Prediction]] = OrderedDict()
+
+    def run(self, params: Params, control: Control, progress: ProgressCallback) -> dict[str, Any]:
+        """The answer to one request; raises Cancelled soon after `control` is cancelled."""
+
+        def report(done: Progress) -> None:
+            control.check()
+            progress(done)
+
+        work = getattr(self, "_" + type(params).__name__.lower())
+        return work(params, control, report)
+
+    def release(self) -> None:
+        """After a failure: give memory back that nothing uses."""
+        gc.collect()
+        if self._classifier is not None:
+            release_memory(self._classifier.backbone.device)
+
+    def _load(self, params: Load, control: Control, _: ProgressCallback) -> dict[str, Any]:
+        path = checked_path(params.path)
+        spec = read_spec(path)
+        engine, unloaded = self._engine_for(spec.backbone, params.weights, params.device), []
+        control.check()
+        name = engine.load(path)
+        if engine is not self._classifier:
+            unloaded = list(self._classifier.plugins) if self._classifier else []
+            self._adopt(engine, params.weights)
+        backbone = engine.backbone
+        return {
+            "name": name,
+            "backbone": backbone.id,
+            "backbone_digest": backbone.digest,
+            "device": str(backbone.device),
+            "spec": engine.plugins[name].to_dict(),
+            "unloaded": unloaded,
+        }
+
+    def _unload(self, params: Unload, _: Control, __: ProgressCallback) -> dict[str, Any]:
+        self._loaded(params.name).unload(params.name)
+        return {}
+
+    def _classify(self, params: Classify, control: Control, progress: ProgressCallback) -> dict[str, Any]:
+        engine = self._engine()
+        for name in params.plugins or ():
+            self._loaded(name)
+        progress(Progress("Reading images", 0, 1))
+        study = read_study(params)
+        predictions = engine.classify(
+            study, plugins=params.plugins, maps=params.maps, progress=progress, cancelled=lambda: control.cancelled
+        )
+        control.check()
+        token = secrets.token_hex(8)
+        self._predictions[token] = predictions
+        while len(self._predictions) > KEPT_JOBS:
+            self._predictions.popitem(last=False)
+        return {"job": token, "predictions": {name: p.to_dict() for name, p in predictions.items()}}
+
+    def _render(self, params: Render, _: Control, __: ProgressCallback) -> dict[str, Any]:
+        predictions = self._predictions.get(params.job)
+        if predictions is None:
+            raise ProtocolError(WRONG_STATE, f"The job '{params.job}' is not kept any more: classify the study again.")
+        if params.plugin not in predictions:
+            raise ProtocolError(
+                WRONG_STATE, f"The job had no plugin '{params.plugin}', but {', '.join(predictions)}: name one."
+            )
+        # The heatmap looks at the grid's shape alone, so its voxels need no memory.
+        grid = Volume(np.broadcast_to(np.float32(0), params.shape), np.array(params.ijk_to_ras), name="the grid")
+        heat = heatmap(predictions[params.plugin], grid, class_name=params.class_name)
+        array = np.rint(heat.array * 255).astype(np.uint8) if params.dtype == "uint8" else heat.array
+        return {"array": self._write(array), "ijk_to_ras": heat.ijk_to_ras.tolist()}
+
+    def _preview(self, params: Preview, _: Control, progress: ProgressCallback) -> dict[str, Any]:
+        view = self._view(params)
+        progress(Progress("Reading images", 0, 1))
+        study = read_study(params)
+        progress(Progress(f"Cutting slices: {view.name}", 0, 1))
+        slices = preprocess(study.image(view.source), view.preprocessing, region=study.region_for(view))
+        return {
+            "array": self._write(slices.array),
+            "ijk_to_ras": slices.ijk_to_ras.tolist(),
+            "axis": slices.axis,
+            "centres": slices.centres.tolist(),
+        }
+
+    def _view(self, params: Preview) -> ViewSpec:
+        if isinstance(params.view, Mapping):
+            return ViewSpec.from_dict(params.view, where="view")
+        spec = self._loaded(params.plugin or "").plugins[params.plugin or ""]
+        found = [view for view in spec.views if view.name == params.view]
+        if not found:
+            names = ", ".join(view.name for view in spec.views)
+            raise InputError(f"Plugin '{spec.name}' has no view '{params.view}': choose {names}.")
+        return found[0]
+
+    def _train(self, params: Train, control: Control, progress: ProgressCallback) -> dict[str, Any]:
+        # MONAI takes seconds to import, which a worker that only classifies need not wait for.
+        from .training.cases import read_cases
+        from .training.run import train_plugin
+        from .training.task import TaskSpec, read_task
+
+        keep_freed_memory()
+        task = TaskSpec.from_dict(params.task, where="task") if isinstance(params.task, Mapping) else read_task(
+            checked_path(params.task))  # fmt: skip
+        cases = read_cases(checked_path(params.data), task.plugin)
+        progress(Progress("Opening the backbone", 0, 1))
+        with _in_float32(self._backbone(task.plugin.backbone.id, params.weights, params.device)) as backbone:
+            result = train_plugin(
+                task,
+                cases,
+                backbone,
+                checked_path(params.out),
+                train_splits=params.train_splits,
+                validation_splits=params.val_splits,
+                progress=progress,
+                control=control,
+            )
+        epochs = result.spec.provenance["epochs"]
+        return {"out": params.out, "spec": result.spec.to_dict(), "parameters": result.parameters, "epochs": epochs}
+
+    def _evaluate(self, params: Evaluate, _: Control, progress: ProgressCallback) -> dict[str, Any]:
+        from .training.cases import read_cases
+        from .training.run import evaluate_plugin
+
+        path, data = checked_path(params.plugin), checked_path(params.data)
+        spec = read_spec(path)
+        progress(Progress("Opening the backbone", 0, 1))
+        engine = self._engine_for(spec.backbone, params.weights, params.device)
+        with _in_float32(engine.backbone) as backbone:
+            result = evaluate_plugin(
+                path,
+                lambda wanted: read_cases(data, wanted),
+                backbone,
+                splits=params.splits,
+                against=params.against and checked_path(params.against),
+                progress=progress,
+            )
+        figures = {"auc": result.auc, "accuracy": result.accuracy, "auc_difference": result.difference}
+        known = {name: figure.to_dict() for name, figure in figures.items() if figure is not None}
+        return {"plugin": spec.name, "splits": list(params.splits), "cases": len(result.ids), **known}
+
+    def _engine(self) -> Classifier:
+        if self._classifier is None or not self._classifier.plugins:
+            raise ProtocolError(WRONG_STATE, "No plugin is loaded: load one first.")
+        return self._classifier
+
+    def _loaded(self, name: str) -> Classifier:
+        engine = self._engine()
+        if name not in engine.plugins:
+            raise PluginError(f"The plugin '{name}' is not loaded: load its file first.")
+        return engine
+
+    def _engine_for(self, wanted: BackboneRef, weights: str | None, device: str) -> Classifier:
+        """The engine in memory where it has that very backbone on that device, else a new one."""
+        engine = self._classifier
+        if engine is not None and self._is_at_home_on(device):
+            has = engine.backbone
+            if (has.digest, has.model_args) == (wanted.digest, dict(wanted.model_args)):
+                return engine
+        return self._opened(wanted.id, weights, device)
+
+    def _backbone(self, name: str, weights: str | None, device: str) -> Backbone:
+        """The backbone in memory where it has that name and weights, else a new one."""
+        engine = self._classifier
+        asked = (name, weights)
+        if engine is not None and (engine.backbone.id, self._weights) == asked and self._is_at_home_on(device):
+            return engine.backbone
+        return self._opened(name, weights, device).backbone
+
+    def _opened(self, name: str, weights: str | None, device: str) -> Classifier:
+        """A new engine, which is kept unless the one in memory has plugins."""
+        if self._classifier is not None and not self._classifier.plugins:
+            self._drop()
+        weights_file = None if weights is None else checked_path(weights)
+        engine = Classifier(backbone_for(name, weights=weights_file, device=device))
+        if self._classifier is None:
+            self._adopt(engine, weights)
+        return engine
+
+    def _adopt(self, engine: Classifier, weights: str | None) -> None:
+        self._drop()
+        self._classifier, self._weights, self._home = engine, weights, engine.backbone.device
+        logger.info("The backbone is on the device '%s'.", engine.backbone.device.type)
+
+    def _drop(self) -> None:
+        if self._classifier is not None:
+            device, self._classifier = self._classifier.backbone.device, None
+            # Hooks tie a model to itself, and a gigabyte cannot wait for the collector.
+            gc.collect()
+            release_memory(device)
+
+    def _write(self, array: npt.NDArray) -> str:
+        place = self._workspace.new_file()
+        try:
+            with place.open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
+        except BaseException:
+            self._workspace.discard([place])
+            raise
+        return str(place)
+
+    def _is_at_home_on(self, device: str) -> bool:
+        if device == "auto" or self._home is None:
+            return True
+        asked = choose_device(device)
+        return asked.type == self._home.type and asked.index in (None, self._home.index)
+
+
+@contextlib.contextmanager
+def _in_float32(backbone: Backbone) -> Iterator[Backbone]:
+    """The backbone as training and figures need it; the engine may hold it in 16 bits."""
+    dtype = backbone.dtype
+    backbone.set_precision(torch.float32)
+    try:
+        yield backbone
+    finally:
+        backbone.set_precision(dtype)
