@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the input was at fault (one sentence), 2 usage.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -16,6 +17,8 @@ from . import __version__
 from .errors import AnyMC3DError
 
 DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
+ONE_STUDY = ("region", "heatmap", "heatmap_grid", "report", "json")
+MANY_STUDIES = ("out", "heatmaps")
 
 
 def run() -> None:
@@ -30,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    if "check" in options:
+        options.check(options)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr
     )
@@ -95,10 +100,10 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_classify(commands: argparse._SubParsersAction) -> None:
-    parser = _add(commands, "classify", "classify:classify", "Classify one study with one or more plugins.")
+    parser = _add(commands, "classify", "classify:classify", "Classify a study, or a table of them, with plugins.")
     parser.add_argument(
         "images",
-        nargs="+",
+        nargs="*",
         metavar="[NAME=]IMAGE",
         help="NIfTI, NRRD or MetaImage file, picture, or DICOM folder; NAME says which image of the plugin it is",
     )
@@ -122,6 +127,34 @@ def _add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--report", metavar="FOLDER", help="write an HTML page with pictures, a CSV and a JSON file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_computing(parser)
+    many = parser.add_argument_group(
+        "many studies",
+        "Run again to go on where it stopped. Several processes share the work: accelerate launch or torchrun, "
+        "with -m AnyMC3DLib.cli in the place of the command.",
+    )
+    many.add_argument("--manifest", metavar="TABLE", help="a CSV with the columns case and NAME of each image")
+    many.add_argument("--out", metavar="FOLDER", help="where results.csv, failures.csv and a file a case go")
+    many.add_argument(
+        "--heatmaps", action="store_true", help="write the heatmaps of the classes decided for, or of --heatmap-class"
+    )
+    parser.set_defaults(check=functools.partial(_check_classify, parser))
+
+
+def _check_classify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End as a wrong use what belongs to one study beside a table of them, and the other way round."""
+    given = {name for name, value in vars(options).items() if value}
+    unfit = ONE_STUDY if options.manifest else MANY_STUDIES
+    found = [f"--{name.replace('_', '-')}" for name in unfit if name in given]
+    if found:
+        parser.error(f"{found[0]} does not go {'with' if options.manifest else 'without'} --manifest")
+    if bool(options.images) == bool(options.manifest):
+        parser.error("give either images or --manifest")
+    if options.manifest:
+        if not options.out:
+            parser.error("--manifest needs --out")
+        if options.heatmap_class and not options.heatmaps:
+            parser.error("--heatmap-class needs --heatmaps")
+        options.module, options.function = "cohort", "classify_table"
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -172,3 +205,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N")
     _add_computing(parser)
+
+
+if __name__ == "__main__":
+    run()

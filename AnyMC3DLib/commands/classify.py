@@ -26,14 +26,15 @@ PAPERS_MAP = "attention"
 def classify(options: argparse.Namespace) -> None:
     """Classify one study, print the answers, and write what was asked for."""
     specs = [read_spec(path) for path in options.plugin]
-    _check_plugins(specs, options)
+    check_plugins(specs)
+    _check_outputs(specs, options)
     study = read_study(options.images, options.region, specs)
     with ProgressDisplay() as progress:
         backbone = backbone_for(specs[0].backbone.id, weights=options.weights, device=options.device)
         engine = Classifier(backbone)
         names = [engine.load(path) for path in options.plugin]
         wants_maps = bool(options.heatmap or options.report)
-        predictions = engine.classify(study, plugins=names, maps=wants_maps, progress=progress)
+        predictions = engine.classify(study, plugins=names, maps="all" if wants_maps else "none", progress=progress)
     _show(predictions, as_json=options.json)
     if options.heatmap:
         _write_heatmap(predictions[names[0]], study, options)
@@ -43,11 +44,15 @@ def classify(options: argparse.Namespace) -> None:
         write_report(options.report, predictions=predictions, study=study, title="AnyMC3D report")
 
 
-def _check_plugins(specs: list[PluginSpec], options: argparse.Namespace) -> None:
+def check_plugins(specs: list[PluginSpec]) -> None:
+    """Raise InputError unless the plugins can be used at a time."""
     if len({spec.name for spec in specs}) < len(specs):
         raise InputError("Two of the plugins have the same name: classify with one at a time.")
     if len({(spec.backbone.id, spec.backbone.digest) for spec in specs}) > 1:
         raise InputError("The plugins need different backbones: classify with those of one backbone at a time.")
+
+
+def _check_outputs(specs: list[PluginSpec], options: argparse.Namespace) -> None:
     if options.report:
         check_writable(Path(options.report) / "report.html")
     if options.heatmap:
