@@ -20,6 +20,7 @@ from .volume import Volume
 FULL_HEAT = 100.0  # times the even share at which heat is 1
 DISPLAY_THRESHOLD = 0.5  # heat from which an overlay shows: ten times the even share
 MOST_HOT_SPOTS = 10
+SLAB_VALUES = 1 << 24  # voxels rendered at once, so that a large grid needs little more than its own memory
 
 
 def heat_of(density: npt.NDArray) -> npt.NDArray[np.float32]:
@@ -33,11 +34,16 @@ def heatmap(prediction: Prediction, grid: Volume, *, class_name: str | None = No
     `class_name` None gives the paper's map, which is the same for all classes. Raises InputError for a class
     without a logit, or where the prediction was made without the map.
     """
-    density = np.zeros(grid.grid, dtype=np.float32)
-    for values, affine in _maps_of(prediction, class_name):
-        to_map = np.linalg.inv(affine) @ grid.ijk_to_ras
-        density += sample_map(values, to_map, grid.grid)
-    return Volume(heat_of(density), grid.ijk_to_ras, name="the heatmap")
+    maps = [(values, np.linalg.inv(affine) @ grid.ijk_to_ras) for values, affine in _maps_of(prediction, class_name)]
+    heat = np.empty(grid.grid, dtype=np.float32)
+    slab = max(1, SLAB_VALUES // (grid.grid[1] * grid.grid[2]))
+    for first in range(0, len(heat), slab):
+        part = heat[first : first + slab]
+        # The slab's index (i, j, k) in the grid's.
+        shift = np.eye(4)
+        shift[2, 3] = first
+        part[:] = heat_of(sum(sample_map(values, to_map @ shift, part.shape) for values, to_map in maps))
+    return Volume(heat, grid.ijk_to_ras, name="the heatmap")
 
 
 def hot_spots(

@@ -316,11 +316,17 @@ def _intensity_mapping(part: npt.NDArray, spec: IntensitySpec, *, name: str) -> 
 def _cut(part: npt.NDArray, grids: list[AxisGrid], mapping: _IntensityMapping) -> npt.NDArray[np.float32]:
     """Resample to the grids and map intensities: [S, C, H, W]."""
     if part.ndim == 4:
-        stack = np.stack([resample(part[..., c], grids) for c in range(3)], axis=1)
+        planes = [resample(part[..., c], grids) for c in range(3)]
     else:
-        stack = resample(part, grids)[:, np.newaxis]
-    low, high = mapping.low.reshape(1, -1, 1, 1), mapping.high.reshape(1, -1, 1, 1)
-    result = np.clip((stack - low) / (high - low), 0.0, 1.0, dtype=np.float32)
+        planes = [resample(part, grids)] * mapping.channels
+    low, high = (np.broadcast_to(bound, len(planes)) for bound in (mapping.low, mapping.high))
+    result = np.empty((len(planes[0]), len(planes), *planes[0].shape[1:]), dtype=np.float32)
+    for channel, plane in enumerate(planes):
+        # Step by step within the result, since a large CT with three windows takes gigabytes for each copy.
+        values = result[:, channel]
+        np.subtract(plane, low[channel], out=values)
+        values /= high[channel] - low[channel]
+        np.clip(values, 0.0, 1.0, out=values)
     for axis, grid in ((2, grids[1]), (3, grids[2])):
         outside = ~grid.inside((0, part.shape[axis - 1]))
         if outside.any():

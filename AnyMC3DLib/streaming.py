@@ -173,7 +173,7 @@ class Stream:
 
         # A lane that is alone stays merged; several take turns, batch by batch, in the memory of one.
         with lanes[0].merged() if alone else nullcontext():
-            for parts in self._batches(passing):
+            for parts in self._batches(passing, most_lanes=max(len(group) for group in groups.values())):
                 for lane, part in parts:
                     lane.add(part)
 
@@ -191,29 +191,33 @@ class Stream:
         with lane.merged():
             return torch.cat(list(self._batches(explaining)), dim=2)
 
-    def _batches(self, work: Callable[[Tensor, int], Result]) -> Iterator[Result]:
+    def _batches(self, work: Callable[[Tensor, int], Result], *, most_lanes: int = 1) -> Iterator[Result]:
         first = 0
         while first < self._count:
-            count = min(self._sizer.size(self._height, self._width), self._count - first)
+            # Lanes side by side share the room of a batch.
+            lanes = most_lanes if self._together else 1
+            count = min(max(1, self._sizer.size(self._height, self._width) // lanes), self._count - first)
             self._slowest = 0.0
-            result = self._try(work, first, count)
+            result = self._try(work, first, count, lanes)
             if result is not None:
                 yield result
                 first += count
-                self._sizer.measured(count, self._height * self._width, self._slowest)
+                self._sizer.measured(count * lanes, self._height * self._width, self._slowest)
 
-    def _try(self, work: Callable[[Tensor, int], Result], first: int, count: int) -> Result | None:
-        """The work on a batch; None where memory did not suffice and a smaller batch can be tried."""
+    def _try(self, work: Callable[[Tensor, int], Result], first: int, count: int, lanes: int) -> Result | None:
+        """The work on a batch; None where memory did not suffice and less at once can be tried."""
         try:
             batch = self._feeder.batch(first, count)
             self._feeder.copy_ahead(first + count, count)
             return work(batch, first)
         except Exception as error:
-            if not is_out_of_memory(error) or not self._sizer.halve(count):
+            if not is_out_of_memory(error) or not self._sizer.halve(count * lanes):
                 raise
         # Past the handler, where nothing holds the frames of the failed batch any more.
+        if count == 1:
+            self._together = False
         release_memory(self._backbone.device)
-        logger.warning("A batch of %d slices did not fit in memory; smaller ones are tried.", count)
+        logger.warning("A batch of %d slices did not fit in memory; smaller ones are tried.", count * lanes)
         return None
 
     def _begin(self, batch: Tensor, lane: Lane) -> Stage:

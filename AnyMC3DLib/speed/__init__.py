@@ -1,0 +1,1 @@
+"""How fast the engine is: ratios to the pure backbone and to what a user would write with timm and peft."""
