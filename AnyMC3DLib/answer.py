@@ -53,6 +53,20 @@ def decide(spec: PluginSpec, probabilities: dict[str, float]) -> dict[str, bool]
     return {name: probabilities[name] >= thresholds[name] for name in names}
 
 
+def is_uncertain(
+    spec: PluginSpec, name: str, *, probabilities: Mapping[str, float], decisions: Mapping[str, bool]
+) -> bool:
+    """Whether class `name` lies at its threshold, or is the most probable one of a multiclass task without reaching it.
+
+    Both classes of a binary task are judged by the positive's probability.
+    """
+    judged = spec.classes[1].name if spec.task_type == "binary" else name
+    above = probabilities[judged] - next(c.threshold for c in spec.classes if c.name == judged)
+    if spec.task_type == "multiclass":
+        return decisions[name] and above < UNCERTAIN
+    return abs(above) < UNCERTAIN
+
+
 def predicted(
     spec: PluginSpec, answers: Sequence[MemberAnswer], slices: Mapping[str, Slices], provenance: Mapping[str, Any]
 ) -> Prediction:
@@ -100,11 +114,12 @@ def _warnings(
 ) -> list[str]:
     found = []
     thresholds = {c.name: c.threshold for c in spec.classes}
-    judged = [n for n in spec.explained if spec.task_type != "multiclass" or decisions[n]]
-    for name in judged:
+    for name in spec.explained:
+        if not is_uncertain(spec, name, probabilities=probabilities, decisions=decisions):
+            continue
         if abs(probabilities[name] - thresholds[name]) < UNCERTAIN:
             found.append(f"Uncertain: '{name}' has a probability of {probabilities[name]:.2f}, at its threshold.")
-        elif spec.task_type == "multiclass" and probabilities[name] < thresholds[name]:
+        else:
             found.append(f"Uncertain: no class reaches its threshold; '{name}' comes nearest.")
     for view in spec.views:
         array = slices[view.name].array

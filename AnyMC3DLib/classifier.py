@@ -48,7 +48,8 @@ class Classifier:
         if precision != "auto" and precision not in DTYPES:
             raise InputError(f"There is no precision '{precision}': choose auto, {', '.join(DTYPES)}.")
         self.backbone = backbone
-        self._batch, self._precision, self._together = batch, precision, together
+        self.precision = precision
+        self._batch, self._together = batch, together
         self._home = backbone.device
         self._plugins: dict[str, LoadedPlugin] = {}
         self._steps: list[_Step] = []
@@ -58,6 +59,16 @@ class Classifier:
     def plugins(self) -> dict[str, PluginSpec]:
         """The specs of the loaded plugins by name."""
         return {name: plugin.spec for name, plugin in self._plugins.items()}
+
+    def digest(self, name: str) -> str:
+        """The digest of a loaded plugin's file; empty for one that came from memory. Raises PluginError if unknown."""
+        if name not in self._plugins:
+            raise PluginError(f"The plugin '{name}' is not loaded: load its file first.")
+        return self._plugins[name].digest
+
+    def network_of(self, name: str) -> PluginNetwork:
+        """The first member of a loaded plugin."""
+        return self._plugins[name].networks[0]
 
     def load(self, path: str | Path) -> str:
         """Load a plugin file and return its name; a plugin of that name is replaced.
@@ -161,7 +172,7 @@ class Classifier:
         )
 
     def _wanted_precision(self, device: torch.device) -> torch.dtype:
-        return best_precision(device) if self._precision == "auto" else DTYPES[self._precision]
+        return best_precision(device) if self.precision == "auto" else DTYPES[self.precision]
 
     def _settle(self, device: torch.device, dtype: torch.dtype) -> None:
         """Bring the backbone and all plugins to a device and precision."""

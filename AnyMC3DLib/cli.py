@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plugin(commands)
     _add_backbones(commands)
     _add_demo(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -91,6 +92,13 @@ def _seed(text: str) -> int:
     number = int(text)
     if not 0 <= number < 1 << 32:
         raise argparse.ArgumentTypeError("a seed lies within 0 to 4294967295")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("a number of at least 1")
     return number
 
 
@@ -126,6 +134,12 @@ def _add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--heatmap-grid", metavar="NAME", help="the image whose grid to use (default: the first)")
     parser.add_argument("--report", metavar="FOLDER", help="write an HTML page with pictures, a CSV and a JSON file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="default: what the device is good at, float32 on a CPU",
+    )
     _add_computing(parser)
     many = parser.add_argument_group(
         "many studies",
@@ -165,6 +179,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--frozen", action="store_true", help="leave the backbone as it is: no adapters")
     parser.add_argument("--backbone", metavar="NAME", help="another backbone than the task's")
     parser.add_argument("--seed", type=_seed, metavar="N", help="another seed than the task's")
+    parser.add_argument(
+        "--step",
+        choices=("auto", "speed", "memory"),
+        default="auto",
+        help="'speed' keeps more in memory, 'memory' computes twice; default: what fits",
+    )
     parser.add_argument("--train-splits", default="train", metavar="LIST", help="default: %(default)s")
     parser.add_argument(
         "--val-splits", default="val", metavar="LIST", help="default: %(default)s; '' keeps the last weights"
@@ -198,6 +218,18 @@ def _add_plugin(commands: argparse._SubParsersAction) -> None:
 def _add_backbones(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "backbones", "backbones:show_list", "List the backbones.")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = _add(commands, "bench", "bench:bench", "Measure speed and memory on this machine (minutes; needs peft).")
+    parser.add_argument("--model", default="vit_small_patch16_224", metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--slices", type=_count, default=64, metavar="N", help="default: %(default)s")
+    parser.add_argument("--repeats", type=_count, default=5, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=_count, default=2, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument("--only", default="", metavar="LIST", help="floor,plugins,loaded,worker,training,gpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--out", metavar="FILE", help="also write the JSON to a file")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

@@ -26,11 +26,10 @@ from .heatmap import heatmap
 from .ledger import RESULTS, CaseRecord, Ledger
 from .manifest import CohortCase, check_cases
 from .memory import is_out_of_memory
-from .picture import heat_is_shown
 from .prediction import Prediction, Study
 from .progress import Progress, ProgressCallback
-from .report import _without_paths
 from .volume import write_volume
+from .wording import without_paths
 
 logger = logging.getLogger(__name__)
 
@@ -150,12 +149,12 @@ def _maps_for(engine: Classifier, names: Sequence[str], class_name: str | None) 
 
 def _digest_of_run(engine: Classifier, names: Sequence[str], options: Sequence[object]) -> str:
     """A digest of all that an answer comes from, but the case."""
-    digests = {name: engine._plugins[name].digest for name in names}
+    digests = {name: engine.digest(name) for name in names}
     without = [name for name, digest in digests.items() if not digest]
     if without:
         raise PluginError(f"The plugin '{without[0]}' has no file to know it by: save it, and load the file.")
     backbone = engine.backbone
-    question = [__version__, digests, backbone.id, backbone.digest, backbone.model_args, *options]
+    question = [__version__, digests, backbone.id, backbone.digest, backbone.model_args, engine.precision, *options]
     return "sha256:" + hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 
@@ -236,12 +235,15 @@ class _Work:
                 grid = study.image(predictions[name].spec.sources[0])
                 write_volume(place, heatmap(predictions[name], grid, class_name=class_name))
                 written.append(place.name)
-        answers = {name: _without_paths(predictions[name].to_dict()) for name in self.names}
+        answers = {name: without_paths(predictions[name].to_dict()) for name in self.names}
         return dataclasses.replace(record, predictions=answers, heatmaps=tuple(written))
 
     def _shown_classes(self, prediction: Prediction) -> list[str | None]:
         if self.heatmap_class == PAPERS_MAP:
             return [None]
+        # It loads matplotlib, which a cohort without heatmaps has no need of.
+        from .picture import heat_is_shown
+
         return [
             name
             for name in prediction.spec.explained
@@ -268,7 +270,7 @@ def _sentence(error: Exception, case: CohortCase) -> str:
     """Why a case failed, without the names of files and folders, which may hold a patient's."""
     logger.info("The case '%s' failed.", case.id, exc_info=error)
     if isinstance(error, AnyMC3DError):
-        return _without_paths(case.without_files(str(error)))
+        return without_paths(case.without_files(str(error)))
     if is_out_of_memory(error):
         return NO_MEMORY
     if isinstance(error, OSError):

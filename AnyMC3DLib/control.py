@@ -30,8 +30,10 @@ class Control:
 
     def pause(self) -> None:
         """Ask the work to wait."""
-        if not (self.cancelled or self.stopping):
-            self._going.clear()
+        self._going.clear()
+        # Asked after, so that a cancel or stop from another thread at this moment is not waited over.
+        if self.cancelled or self.stopping:
+            self._going.set()
 
     def resume(self) -> None:
         """Let the work go on."""

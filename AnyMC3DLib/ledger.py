@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .answer import UNCERTAIN
+from .answer import is_uncertain
 from .errors import InputError
 from .files import write_text
 from .records import Record
-from .report import _as_text, _yes
 from .spec import PluginSpec
+from .wording import spreadsheet_text, yes_or_no
 
 RESULTS, FAILURES, CASES, HEATMAPS = "results.csv", "failures.csv", "cases", "heatmaps"
 RESULT_COLUMNS = ("case", "plugin", "class", "probability", "threshold", "decision", "uncertain")
@@ -134,7 +134,7 @@ class Ledger:
         if record is None:
             return _Lines([], [])
         if record.status == "failed":
-            return _Lines([], [[case, _as_text(record.error)]])
+            return _Lines([], [[case, spreadsheet_text(record.error)]])
         return _Lines(list(self._result_lines(record)), [])
 
     def _place(self, case: str) -> Path:
@@ -153,12 +153,14 @@ class Ledger:
         """A line for each plugin and class; raises LookupError, TypeError or ValueError where an answer is damaged."""
         for name, spec in self._plugins.items() if record.status == "done" else ():
             answer = record.predictions[name]
-            for label in (c.name for c in spec.classes):
-                probability, threshold = float(answer["probabilities"][label]), float(answer["thresholds"][label])
-                decision = bool(answer["decisions"][label])
-                uncertain = _is_uncertain(spec, probability - threshold, decision=decision)
-                names = (record.case, _as_text(name), _as_text(label))
-                yield [*names, probability, threshold, _yes(decision), _yes(uncertain)]
+            labels = [c.name for c in spec.classes]
+            probabilities = {label: float(answer["probabilities"][label]) for label in labels}
+            decisions = {label: bool(answer["decisions"][label]) for label in labels}
+            for label in labels:
+                names = (record.case, spreadsheet_text(name), spreadsheet_text(label))
+                figures = (probabilities[label], float(answer["thresholds"][label]))
+                uncertain = is_uncertain(spec, label, probabilities=probabilities, decisions=decisions)
+                yield [*names, *figures, yes_or_no(decisions[label]), yes_or_no(uncertain)]
 
 
 def file_parts(names: Iterable[str]) -> dict[str, str]:
@@ -174,13 +176,6 @@ def file_parts(names: Iterable[str]) -> dict[str, str]:
         taken.add(part.casefold())
         parts[name] = part
     return parts
-
-
-def _is_uncertain(spec: PluginSpec, above: float, *, decision: bool) -> bool:
-    """As the warnings of a prediction have it; `above` is how far the probability is above the threshold."""
-    if spec.task_type == "multiclass":
-        return decision and above < UNCERTAIN
-    return abs(above) < UNCERTAIN
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import InputError
@@ -49,10 +49,7 @@ class CohortCase:
 
     def load(self) -> Study:
         """Read the files; raises InputError if one of them cannot be read."""
-        return Study(
-            {source: read_volume(path) for source, path in self.images.items()},
-            {source: read_region(text, folder=self.folder) for source, text in self.regions.items()},
-        )
+        return load_study(self.images, self.regions, folder=self.folder)
 
     def inputs(self) -> str:
         """A digest of where the files lie as the table says it, of their sizes and their times."""
@@ -94,15 +91,9 @@ def read_manifest(path: str | Path, plugins: Sequence[PluginSpec]) -> list[Cohor
     """
     place = Path(path)
     table = read_table(place)
-    columns = _image_columns(table, plugins)
-    for column in (CASE, *columns.values()):
-        if column not in table.columns:
-            has = ", ".join(table.columns)
-            raise InputError(f"The table '{place.name}' lacks the column '{column}': it has {has}.")
-    looked_at = {
-        view.source for plugin in plugins for view in plugin.views if view.preprocessing.region.comes_with_study
-    }
-    regions = {source: f"{column}{REGION}" for source, column in columns.items() if source in looked_at}
+    images = image_columns(table, plugins)
+    regions = region_columns(images, plugins)
+    check_columns(table, [CASE, *images.values()], name=place.name)
     cases = []
     for line, row in table.rows:
         if not row[CASE]:
@@ -110,7 +101,7 @@ def read_manifest(path: str | Path, plugins: Sequence[PluginSpec]) -> list[Cohor
         cases.append(
             CohortCase(
                 row[CASE],
-                {source: place.parent / row[column] for source, column in columns.items() if row[column]},
+                {source: place.parent / row[column] for source, column in images.items() if row[column]},
                 {source: row[column] for source, column in regions.items() if row.get(column)},
                 place.parent,
             )
@@ -174,12 +165,36 @@ def _with_header(lines: list[tuple[int, list[str]]], name: str) -> Table:
     return Table(tuple(header), tuple((number, dict(zip(header, values, strict=False))) for number, values in rows))
 
 
-def _image_columns(table: Table, plugins: Sequence[PluginSpec]) -> dict[str, str]:
-    """The column of each source."""
+def image_columns(table: Table, plugins: Sequence[PluginSpec]) -> dict[str, str]:
+    """The column of each image by its source: `image` too, where the plugins take one alone."""
     sources = list(dict.fromkeys(source for plugin in plugins for source in plugin.sources))
     if len(sources) == 1 and sources[0] not in table.columns and ONLY_IMAGE in table.columns:
         return {sources[0]: ONLY_IMAGE}
     return {source: source for source in sources}
+
+
+def region_columns(images: Mapping[str, str], plugins: Sequence[PluginSpec]) -> dict[str, str]:
+    """For the sources at whose region a plugin looks, the column that may tell it; `images` are their own columns."""
+    looked_at = {
+        view.source for plugin in plugins for view in plugin.views if view.preprocessing.region.comes_with_study
+    }
+    return {source: f"{column}{REGION}" for source, column in images.items() if source in looked_at}
+
+
+def check_columns(table: Table, wanted: Iterable[str], *, name: str) -> None:
+    """Raise InputError unless the table, which is called `name`, has the columns."""
+    for column in wanted:
+        if column not in table.columns:
+            has = ", ".join(table.columns)
+            raise InputError(f"The table '{name}' lacks the column '{column}': it has {has}.")
+
+
+def load_study(images: Mapping[str, Path], regions: Mapping[str, str], *, folder: Path) -> Study:
+    """Read the files of a study by source, and its regions in words; raises InputError if one cannot be read."""
+    return Study(
+        {source: read_volume(path) for source, path in images.items()},
+        {source: read_region(text, folder=folder) for source, text in regions.items()},
+    )
 
 
 def _region_files(text: str, folder: Path) -> list[Path]:

@@ -12,9 +12,8 @@ import dataclasses
 import datetime
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -28,6 +27,7 @@ from .picture import NOTICE, draw_picture, heat_is_shown, shown_class
 from .planes import is_bare_picture, position_words
 from .prediction import HotSpot, Prediction, SliceWeights, Study, threshold_of
 from .resources import resource
+from .wording import spreadsheet_text, without_paths, yes_or_no
 
 PAGE, TABLE, DATA = "report.html", "predictions.csv", "predictions.json"
 MOST_PICTURES = 4  # of one plugin: its decided classes, most probable first
@@ -39,9 +39,6 @@ TASKS = {
     "multiclass": "one of several classes",
     "multilabel": "any number of classes",
 }
-PATH_START = r"(?:[A-Za-z]:[\\/]|\\\\|~?/)"
-PATH_IN_QUOTES = re.compile(rf"(['\"])({PATH_START}[^'\"]+)\1")
-PATH_IN_TEXT = re.compile(rf"(?<![^\s=(,;:]){PATH_START}[^\s'\",;)]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +70,7 @@ def write_report(folder: str | Path, *, predictions: Mapping[str, Prediction], s
     """
     if not predictions:
         raise InputError("There is no prediction to report: classify the study first.")
-    place, title = Path(folder), _without_paths(title)
+    place, title = Path(folder), without_paths(title)
     # All is made before any is written: a report that fails leaves the folder as it was.
     page, table, data = _page(predictions, study, title), _csv(predictions), _json(predictions, title)
     for name, content in ((TABLE, table), (DATA, data), (PAGE, page)):
@@ -88,18 +85,13 @@ def _csv(predictions: Mapping[str, Prediction]) -> str:
     for prediction in predictions.values():
         spec = prediction.spec
         for row in prediction_table(prediction):
-            names = (_as_text(name) for name in (spec.name, spec.version, row.class_name))
-            writer.writerow([*names, row.probability, row.threshold, _yes(row.decision)])
+            names = (spreadsheet_text(name) for name in (spec.name, spec.version, row.class_name))
+            writer.writerow([*names, row.probability, row.threshold, yes_or_no(row.decision)])
     return stream.getvalue()
 
 
-def _as_text(name: str) -> str:
-    """The name so that a spreadsheet does not run it as a formula; the JSON file has it unchanged."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
-
-
 def _json(predictions: Mapping[str, Prediction], title: str) -> str:
-    plugins = {name: _without_paths(prediction.to_dict()) for name, prediction in predictions.items()}
+    plugins = {name: without_paths(prediction.to_dict()) for name, prediction in predictions.items()}
     content = {"title": title, "notice": NOTICE, "anymc3d": __version__, "predictions": plugins}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
@@ -137,16 +129,16 @@ def _section(prediction: Prediction, study: Study) -> dict[str, Any]:
         "task": TASKS[spec.task_type],
         "decided": [(name, prediction.probabilities[name]) for name in prediction.decided],
         "rows": prediction_table(prediction),
-        "warnings": [_without_paths(warning) for warning in prediction.warnings],
+        "warnings": [without_paths(warning) for warning in prediction.warnings],
         "pictures": [
             {"name": name, "heat": bool(_spots_shown(prediction, name)), "data": _picture(prediction, study, name)}
             for name in shown
         ],
         "spots": _spot_rows(prediction),
         "views": [_view_row(prediction, name) for name in prediction.slices],
-        "training": list(_flat(_without_paths(_facts(spec.provenance, on_card=True)))),
+        "training": list(_flat(without_paths(_facts(spec.provenance, on_card=True)))),
         "provenance": list(
-            _flat(_without_paths({**prediction.provenance, "training": _facts(spec.provenance, on_card=False)}))
+            _flat(without_paths({**prediction.provenance, "training": _facts(spec.provenance, on_card=False)}))
         ),
     }
 
@@ -195,10 +187,6 @@ def _slice_position(slices: SliceWeights, number: int) -> str:
     return f"{words[('sagittal', 'coronal', 'axial').index(slices.axis)]} mm"
 
 
-def _yes(decision: bool) -> str:
-    return "yes" if decision else "no"
-
-
 def _flat(value: Any, label: str = "") -> Iterator[tuple[str, str]]:
     """Nested JSON values as rows of a label and a text; empty values are left out."""
     if isinstance(value, Mapping):
@@ -215,24 +203,5 @@ def _flat(value: Any, label: str = "") -> Iterator[tuple[str, str]]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
-        return _yes(value)
+        return yes_or_no(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _without_paths(value: Any) -> Any:
-    """The JSON value with every absolute path in its texts cut to the last name: folders name people and machines."""
-    if isinstance(value, Mapping):
-        return {key: _without_paths(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_paths(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if re.match(rf"{PATH_START}\S", value):
-        return _last_name(value)
-    quoted = PATH_IN_QUOTES.sub(lambda found: f"{found[1]}{_last_name(found[2])}{found[1]}", value)
-    return PATH_IN_TEXT.sub(lambda found: _last_name(found[0]), quoted)
-
-
-def _last_name(path: str) -> str:
-    # Windows' rules split at either slash.
-    return PureWindowsPath(path).name

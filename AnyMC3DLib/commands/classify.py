@@ -31,7 +31,7 @@ def classify(options: argparse.Namespace) -> None:
     study = read_study(options.images, options.region, specs)
     with ProgressDisplay() as progress:
         backbone = backbone_for(specs[0].backbone.id, weights=options.weights, device=options.device)
-        engine = Classifier(backbone)
+        engine = Classifier(backbone, precision=options.precision)
         names = [engine.load(path) for path in options.plugin]
         wants_maps = bool(options.heatmap or options.report)
         predictions = engine.classify(study, plugins=names, maps="all" if wants_maps else "none", progress=progress)

@@ -35,7 +35,7 @@ def classify_table(options: argparse.Namespace) -> None:
     device = device_of_process(options.device)
     with ProgressDisplay() if share.index == 0 else contextlib.nullcontext() as progress:
         backbone = backbone_for(specs[0].backbone.id, weights=options.weights, device=device)
-        engine = Classifier(backbone)
+        engine = Classifier(backbone, precision=options.precision)
         names = [engine.load(path) for path in options.plugin]
         result = classify_cohort(
             engine,

@@ -35,6 +35,7 @@ def train(options: argparse.Namespace) -> None:
             options.out,
             train_splits=split_list(options.train_splits),
             validation_splits=split_list(options.val_splits),
+            mode=options.step,
             progress=progress,
         )
     rows = [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..lora import Adapter
-from .setting import SIZE, values_of
+from .setting import values_of
 
 
 def check_peft() -> None:
@@ -18,7 +18,7 @@ def check_peft() -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:
-        raise InputError("The comparison with timm and peft needs peft: pip install peft.") from error
+        raise InputError("The comparison with timm and peft needs peft: pip install 'anymc3d[bench]'.") from error
 
 
 class Reference(nn.Module):

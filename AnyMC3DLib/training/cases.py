@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import functools
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..manifest import check_columns, image_columns, load_study, read_table, region_columns
 from ..prediction import Study
-from ..regions import read_region
 from ..spec import PluginSpec
-from ..volume import Volume, read_volume
+from ..volume import Volume
 
 SPLITS = ("train", "val", "test")
 # A file of another kind, pickled objects, a damaged archive; and an .npy file, which is no context manager.
@@ -107,22 +107,16 @@ def _targets(labels: npt.NDArray, spec: PluginSpec, *, where: str) -> list[int |
 
 def _read_table(place: Path, spec: PluginSpec) -> list[Case]:
     """A CSV with the columns case, split, label (a class's name) or one column a class, and one for each image."""
-    try:
-        with place.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"The table '{place.name}' cannot be read: {error}.") from error
-    if not rows:
-        raise InputError(f"The table '{place.name}' has no rows: give a CSV with a header.")
+    table = read_table(place)
+    images = image_columns(table, [spec])
+    regions = region_columns(images, [spec])
     labels = [c.name for c in spec.classes] if spec.task_type == "multilabel" else ["label"]
-    for column in ("case", "split", *labels, *spec.sources):
-        if column not in rows[0]:
-            raise InputError(f"The table '{place.name}' lacks the column '{column}'.")
+    check_columns(table, ["case", "split", *labels, *images.values()], name=place.name)
     seen: set[str] = set()
     cases = []
-    for number, row in enumerate(rows, start=2):
+    for number, row in table.rows:
         where = f"line {number} of '{place.name}'"
-        empty = [column for column in ("case", *spec.sources) if not row[column]]
+        empty = [column for column in ("case", *images.values()) if not row[column]]
         if empty:
             raise InputError(f"The column '{empty[0]}' is empty in {where}: fill it in.")
         if row["case"] in seen:
@@ -130,22 +124,14 @@ def _read_table(place: Path, spec: PluginSpec) -> list[Case]:
         if row["split"] not in SPLITS:
             raise InputError(f"The split in {where} must be one of {', '.join(SPLITS)}, but is '{row['split']}'.")
         seen.add(row["case"])
-        files = {source: place.parent / row[source] for source in spec.sources}
-        cases.append(
-            Case(
-                row["case"],
-                row["split"],
-                _target_of_row(row, spec, where),
-                _file_loader(files, _regions_of_row(row, spec), place.parent),
-            )
+        load = functools.partial(
+            load_study,
+            {source: place.parent / row[column] for source, column in images.items()},
+            {source: row[column] for source, column in regions.items() if row.get(column)},
+            folder=place.parent,
         )
+        cases.append(Case(row["case"], row["split"], _target_of_row(row, spec, where), load))
     return cases
-
-
-def _regions_of_row(row: dict[str, str], spec: PluginSpec) -> dict[str, str]:
-    """The regions of a row, in words: the column IMAGE_region for each image whose view looks at one."""
-    wanted = [view.source for view in spec.views if view.preprocessing.region.comes_with_study]
-    return {source: row[f"{source}_region"] for source in wanted if row.get(f"{source}_region")}
 
 
 def _target_of_row(row: dict[str, str], spec: PluginSpec, where: str) -> int | npt.NDArray[np.int64]:
@@ -158,13 +144,3 @@ def _target_of_row(row: dict[str, str], spec: PluginSpec, where: str) -> int | n
     if row["label"] not in names:
         raise InputError(f"The label in {where} must be one of {', '.join(names)}, but is '{row['label']}'.")
     return names.index(row["label"])
-
-
-def _file_loader(files: dict[str, Path], regions: dict[str, str], folder: Path) -> Callable[[], Study]:
-    def load() -> Study:
-        return Study(
-            {source: read_volume(path) for source, path in files.items()},
-            {source: read_region(text, folder=folder) for source, text in regions.items()},
-        )
-
-    return load

@@ -88,14 +88,15 @@ def train_plugin(
     try:
         trainer = Trainer(network, task.training, mode=mode, progress=progress, control=control)
         trainer.fit(train, validation)
+        stopped = {"stopped_early": True} if control.stopping else {}
         figures = {}
         if validation is not None:
             figures = _figures(trainer.predict(validation, step="Validating"), validation.targets)
         parameters = sum(p.numel() for p in network.parameters())
         counts = {"train": _counts(train, spec), "validation": _counts(validation, spec) if validation else {}}
-        spec = dataclasses.replace(spec, provenance=_provenance(task, counts, figures, parameters, trainer.history))
-        if control.stopping:
-            spec = dataclasses.replace(spec, provenance={**spec.provenance, "stopped_early": True})
+        provenance = _provenance(task, counts, figures, parameters, trainer.history)
+        spec = dataclasses.replace(spec, provenance={**provenance, **stopped})
+        control.check()
         save_plugin(out, spec, [network.state_dict()])
     finally:
         network.close()
@@ -186,11 +187,12 @@ def _figures(probabilities: npt.NDArray, targets: npt.NDArray) -> dict[str, Any]
 def _provenance(
     task: TaskSpec, counts: dict[str, Any], figures: dict[str, Any], parameters: int, history: list[EpochResult]
 ) -> dict[str, Any]:
+    warm_up = max((e.epoch for e in history if e.phase == "warm-up"), default=0)
     # JSON has no NaN: an epoch without validation has no score.
     epochs = [
         {"phase": e.phase, "epoch": e.epoch, "loss": round(e.loss, 5), "auc": None if e.score != e.score else e.score}
         for e in history
-        if e.phase == "training" or e.epoch == task.training.warm_up_epochs
+        if e.phase == "training" or e.epoch == warm_up
     ]
     return {
         **task.plugin.provenance,

@@ -41,17 +41,20 @@ class GradientStep:
 
     def __call__(self, studies: Sequence[Study], targets: Tensor, *, weights: Tensor | None = None) -> float:
         """The loss of studies (view to slices [S, C, H, W] on any device) with targets [B]; gradients are added."""
-        mode = self.mode
+        device = self.network.backbone.device
+        targets, mode, usable = targets.to(device), self.mode, int(USABLE * free_memory(device))
         if mode == "auto":
-            largest = max(self._activations(study) for study in studies)
-            mode = "speed" if largest <= USABLE * free_memory(self.network.backbone.device) else "memory"
-        targets = targets.to(self.network.backbone.device)
-        return (self._at_once if mode == "speed" else self._in_chunks)(studies, targets, weights)
+            mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
+        if mode == "memory":
+            return self._in_chunks(studies, targets, weights)
+        return self._at_once(self._groups(studies, min(SPEED_BYTES, usable)), studies, targets, weights)
 
-    def _at_once(self, studies: Sequence[Study], targets: Tensor, weights: Tensor | None) -> float:
+    def _at_once(
+        self, groups: Sequence[list[int]], studies: Sequence[Study], targets: Tensor, weights: Tensor | None
+    ) -> float:
         whole = loss_divisor(targets, self.network.spec, weights=weights)
         total = 0.0
-        for group in self._groups(studies):
+        for group in groups:
             logits = self.network([self._moved(studies[n]) for n in group]).logits.float()
             losses = losses_of(logits, targets[group], self.network.spec, weights=weights)
             loss = losses.sum() / whole
@@ -59,15 +62,15 @@ class GradientStep:
             total += float(loss.detach())
         return total
 
-    def _groups(self, studies: Sequence[Study]) -> list[list[int]]:
-        """Numbers of studies that go through the network together."""
+    def _groups(self, studies: Sequence[Study], most: int) -> list[list[int]]:
+        """Numbers of studies that go through the network together: they keep `most` bytes, or there is one alone."""
         groups: list[list[int]] = []
         room = 0
         for number, study in enumerate(studies):
             wanted = self._activations(study)
             if not groups or wanted > room:
                 groups.append([])
-                room = SPEED_BYTES
+                room = most
             groups[-1].append(number)
             room -= wanted
         return groups

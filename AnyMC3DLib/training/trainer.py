@@ -86,7 +86,7 @@ class Trainer:
         if self.recipe.class_weights:
             self._weights = _class_weights(train, self.network.spec)
         kept = _Best(self.network, enabled=self.recipe.keep == "best" and validation is not None)
-        if self.recipe.warm_up_epochs or self.network.spec.head.standardise:
+        if (self.recipe.warm_up_epochs or self.network.spec.head.standardise) and not self._control.stopping:
             self._warm_up(train, validation, kept)
         if self.recipe.epochs and self.network.adapters and not self._control.stopping:
             self._train(train, validation, kept)
@@ -133,6 +133,8 @@ class Trainer:
         optimiser = torch.optim.AdamW(parameters, lr=self.recipe.head_rate, weight_decay=self.recipe.head_decay)
         targets = torch.from_numpy(train.targets)
         for epoch in range(self.recipe.warm_up_epochs):
+            if self._control.stopping:
+                return
             self.network.train()
             losses = []
             order = self._rng.permutation(len(train))
@@ -142,8 +144,6 @@ class Trainer:
                 losses.append(self._step(logits, targets[numbers].to(logits.device), optimiser))
             self._end_epoch("warm-up", epoch, losses, held, validation, kept)
             self._control.check()
-            if self._control.stopping:
-                return
 
     def _train(self, train: CutCases, validation: CutCases | None, kept: _Best) -> None:
         recipe = self.recipe

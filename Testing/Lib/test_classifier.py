@@ -22,14 +22,13 @@ from networks import (
 )
 from volumes import HEADERS, anatomy, rotation, stored, study
 
-from AnyMC3DLib import job, streaming
+from AnyMC3DLib import job
 from AnyMC3DLib.answer import decide, patches_inside
 from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.errors import Cancelled, InputError, PluginError
 from AnyMC3DLib.geometry import transform_points
 from AnyMC3DLib.heatmap import class_hot_spots, heatmap
-from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.plugin import digest_of_file
 from AnyMC3DLib.prediction import Prediction, RelevanceMap, Study
 from AnyMC3DLib.preprocessing import Box, preprocess
@@ -289,6 +288,17 @@ def test_an_unloaded_plugin_is_gone_from_engine_and_backbone(tmp_path: Path) -> 
     assert backbone.sites.keys == []
     with pytest.raises(PluginError, match="plugin 'Test' is not loaded: load its file first"):
         engine.classify(Study({"image": study()}), plugins=["Test"])
+
+
+def test_a_plugin_is_known_by_the_digest_of_its_file(tmp_path: Path) -> None:
+    backbone = tiny_backbone(depth=1)
+    engine = Classifier(backbone)
+    path = write_plugin(tmp_path / "p.safetensors", backbone)
+    assert engine.digest(engine.load(path)) == digest_of_file(path)
+    network = tiny_network(backbone, name="From memory")
+    assert engine.digest(engine.add(network.spec, [network])) == ""
+    with pytest.raises(PluginError, match="plugin 'Other' is not loaded: load its file first"):
+        engine.digest("Other")
 
 
 def test_a_plugin_of_the_same_name_replaces_the_one_before(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from AnyMC3DLib.progress import Progress
 from AnyMC3DLib.regions import read_region
 from AnyMC3DLib.spec import BackboneRef, IntensitySpec, RegionSpec, SliceSpec
 from AnyMC3DLib.training import metrics
+from AnyMC3DLib.training.step import StepMode
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
 from AnyMC3DLib.volume import Volume, read_volume, write_volume
 
@@ -232,6 +234,22 @@ def test_a_frozen_training_keeps_its_last_weights_without_validation(
     assert "warm-up" in capsys.readouterr().out
     assert anymc3d("plugin", "show", out) == 0
     assert "validation AUC" not in capsys.readouterr().out
+
+
+def test_the_step_of_a_training_is_what_was_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def train_plugin(*arguments: object, mode: str, **options: object) -> None:
+        asked.append(mode)
+        raise InputError("That is enough.")
+
+    monkeypatch.setattr(train_command, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(train_command, "train_plugin", train_plugin)
+    arguments = ["--task", bench.task, "--data", bench.data, "--out", bench.folder / "x", "--backbone", "timm:test_vit"]
+    for words in ([], *(["--step", mode] for mode in get_args(StepMode))):
+        assert anymc3d("train", *arguments, *bench.computing, *words) == 1
+    assert asked == ["auto", *get_args(StepMode)]
+    assert anymc3d("train", *arguments, "--step", "slow") == 2
 
 
 def test_training_says_at_once_that_its_plugin_cannot_be_written(

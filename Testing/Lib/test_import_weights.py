@@ -24,10 +24,16 @@ def packages_loaded_by(*modules: str) -> set[str]:
 
 
 def test_specs_and_files_need_the_standard_library_alone() -> None:
-    modules = [f"AnyMC3DLib.{name}" for name in ("errors", "records", "spec", "files")]
+    modules = [f"AnyMC3DLib.{name}" for name in ("errors", "records", "spec", "files", "wording")]
     assert packages_loaded_by(*modules) == {"AnyMC3DLib"}
 
 
 @pytest.mark.parametrize("name", ["volume", "preprocessing", "resampling"])
 def test_images_need_numpy_and_simpleitk_alone(name: str) -> None:
     assert packages_loaded_by(f"AnyMC3DLib.{name}") == {"AnyMC3DLib", "numpy", "SimpleITK"}
+
+
+def test_a_cohort_needs_what_draws_pictures_and_pages_only_once_it_is_asked_for_them() -> None:
+    loaded = packages_loaded_by("AnyMC3DLib.cohort", "AnyMC3DLib.ledger", "AnyMC3DLib.commands.cohort")
+    assert "torch" in loaded
+    assert not loaded & {"matplotlib", "jinja2", "monai", "sklearn"}
