@@ -225,9 +225,7 @@ class Backbone:
     @functools.cached_property
     def _behind_map_layer(self) -> int:
         """The unit behind a CNN's map layer, where its network can be entered there; else 0."""
-        if self._map_layer not in self.entrances.names[:-1]:
-            return 0
-        behind = self.entrances.names.index(self._map_layer) + 1
+        behind = self.entrances.behind(self._map_layer)
         return behind if self.entrances.nearest(behind) == behind else 0
 
     def _blank(self) -> Tensor:

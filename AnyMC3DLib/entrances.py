@@ -8,6 +8,7 @@ without adapters brought there. That needs no knowledge of a model's own code; w
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -45,11 +46,21 @@ class Entrances:
         self._exact: dict[int, bool] = {0: True}
 
     def unit_of(self, layer: str) -> int:
-        """The number of the unit that `layer` is or lies in; 0 where it lies in none."""
-        for number, name in enumerate(self.names):
-            if layer == name or layer.startswith(f"{name}."):
-                return number
-        return 0
+        """The number of the unit that `layer` is, lies in, or begins with; 0 where there is none."""
+        return min(self._units_of(layer), default=0)
+
+    def behind(self, layer: str) -> int:
+        """The number of the unit that follows `layer`; 0 where none does."""
+        after = max(self._units_of(layer), default=-1) + 1
+        return after if after < len(self.names) else 0
+
+    def _units_of(self, layer: str) -> list[int]:
+        # A stage can be a unit, lie in one, or be a sequence of units.
+        return [
+            number
+            for number, name in enumerate(self.names)
+            if layer == name or layer.startswith(f"{name}.") or name.startswith(f"{layer}.")
+        ]
 
     def nearest(self, at: int) -> int:
         """The last unit up to `at` at which entering gives what a whole run gives."""
@@ -84,14 +95,18 @@ class Entrances:
             lambda _, inputs: (stage.values, *inputs[1:]), prepend=True
         )
         passed_by = list(zip(self._modules, stage.passed, strict=False))
+        hooks = [module._forward_hooks for module, _ in passed_by]
         for module, stand_in in passed_by:
             module.forward = lambda *_, stand_in=stand_in, **__: stand_in
+            # An adapter on the unit itself has nothing to act on.
+            module._forward_hooks = OrderedDict()
         try:
             yield
         finally:
             enter.remove()
-            for module, _ in passed_by:
+            for (module, _), own in zip(passed_by, hooks, strict=True):
                 del module.forward
+                module._forward_hooks = own
 
     @contextmanager
     def recording(self, stage: Stage, to: int) -> Iterator[list[Tensor]]:
@@ -106,7 +121,8 @@ class Entrances:
     def _is_exact(self, unit: int) -> bool:
         if unit not in self._exact:
             first = next(self._modules[0].parameters(), self._blank)
-            x = torch.rand_like(self._blank, dtype=first.dtype, device=first.device)
+            # From a generator of its own, so that a training's random numbers stay what they were.
+            x = torch.rand(self._blank.shape, generator=torch.Generator().manual_seed(0)).to(first.device, first.dtype)
             with torch.no_grad():
                 try:
                     late = self.run(self.advance(Stage(x), unit))

@@ -170,7 +170,8 @@ class Job:
         embeddings = {view: lane.embeddings for view, lane in lanes.items()}
         with torch.no_grad():
             fused = network.fuse({view: tensor[None] for view, tensor in embeddings.items()})
-            if not torch.isfinite(fused.logits).all():
+            # A fusion can pass over a bad slice, but its answer would not be that of the whole study.
+            if not all(torch.isfinite(tensor).all() for tensor in (*embeddings.values(), fused.logits)):
                 raise NotFinite("The network gave values that are not finite.")
             probabilities = network.probabilities(fused.logits)[0].cpu().numpy()
         weights = {view: w[0].float().cpu() for view, w in fused.slice_weights.items()}

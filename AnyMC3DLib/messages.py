@@ -90,6 +90,11 @@ class Hello(Params):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices(Params):
+    """What there is to compute on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Load(Params):
     """Load a plugin file, and its backbone where another or none is in memory."""
 
@@ -233,11 +238,11 @@ class Shutdown(Params):
 METHODS: Mapping[str, type[Params]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Hello, Load, Unload, Classify, Render, Train, Pause, Resume, Stop, Evaluate, Preview, Cancel, Shutdown,
+        Hello, Devices, Load, Unload, Classify, Render, Train, Pause, Resume, Stop, Evaluate, Preview, Cancel, Shutdown,
     )
 }  # fmt: skip
 # These run one by one, in order; the others are answered at once.
-JOBS = frozenset({"load", "unload", "classify", "render", "train", "evaluate", "preview"})
+JOBS = frozenset({"devices", "load", "unload", "classify", "render", "train", "evaluate", "preview"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,8 @@ class SpannedMaps:
 
     def __init__(self, span: Tensor) -> None:
         _, sizes, rows = torch.linalg.svd(span.detach().cpu().double(), full_matrices=False)
-        self._basis = rows[sizes > 1e-7 * max(float(sizes.max()), 1e-30)]
+        # At least one row, so that a head of zeros gives maps of zeros.
+        self._basis = rows[: max(1, int((sizes > 1e-7 * sizes.max()).sum()))]
         self._products: list[Tensor] = []
 
     def directions(self, slices: int, device: torch.device) -> Tensor:

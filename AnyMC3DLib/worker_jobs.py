@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 
 from .allocator import keep_freed_memory
@@ -22,7 +23,7 @@ from .control import Control
 from .errors import InputError, PluginError
 from .heatmap import heatmap
 from .memory import release_memory
-from .messages import Classify, Evaluate, Load, Params, Preview, Render, Train, Unload
+from .messages import Classify, Devices, Evaluate, Load, Params, Preview, Render, Train, Unload
 from .plugin import read_spec
 from .prediction import Prediction
 from .preprocessing import preprocess
@@ -69,6 +70,9 @@ class Jobs:
         gc.collect()
         if self._classifier is not None:
             release_memory(self._classifier.backbone.device)
+
+    def _devices(self, _: Devices, __: Control, ___: ProgressCallback) -> dict[str, Any]:
+        return {"devices": _devices_here(), "auto": choose_device("auto").type}
 
     def _load(self, params: Load, control: Control, _: ProgressCallback) -> dict[str, Any]:
         path = checked_path(params.path)
@@ -257,6 +261,18 @@ class Jobs:
             return True
         asked = choose_device(device)
         return asked.type == self._home.type and asked.index in (None, self._home.index)
+
+
+def _devices_here() -> list[dict[str, Any]]:
+    """What this process can compute on, the fastest first; memory in bytes."""
+    found = []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = torch.cuda.get_device_properties(number)
+        found.append({"name": f"cuda:{number}", "model": card.name, "memory": card.total_memory})
+    if torch.backends.mps.is_available():
+        found.append({"name": "mps", "model": "Apple GPU", "memory": torch.mps.recommended_max_memory()})
+    cores = psutil.cpu_count(logical=False) or torch.get_num_threads()
+    return [*found, {"name": "cpu", "cores": cores, "memory": psutil.virtual_memory().total}]
 
 
 @contextlib.contextmanager

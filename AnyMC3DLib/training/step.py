@@ -38,11 +38,15 @@ class GradientStep:
     def __init__(self, network: PluginNetwork, *, mode: StepMode = "auto") -> None:
         self.network, self.mode = network, mode
         self._bytes: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._usable: int | None = None
 
     def __call__(self, studies: Sequence[Study], targets: Tensor, *, weights: Tensor | None = None) -> float:
         """The loss of studies (view to slices [S, C, H, W] on any device) with targets [B]; gradients are added."""
         device = self.network.backbone.device
-        targets, mode, usable = targets.to(device), self.mode, int(USABLE * free_memory(device))
+        if self._usable is None:
+            # Asked once: what a process on a CPU has used and freed does not count as free to the system.
+            self._usable = int(USABLE * free_memory(device))
+        targets, mode, usable = targets.to(device), self.mode, self._usable
         if mode == "auto":
             mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
         if mode == "memory":
