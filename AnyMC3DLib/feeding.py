@@ -29,8 +29,9 @@ class Feeder:
             return self._slices[first : first + count].to(self._device)
         if self._ahead is None or self._ahead[0] != first or self._ahead[1] < count:
             self.copy_ahead(first, count)
-        slices = self._ahead[2].result()[:count]
-        self._ahead = None
+        # Forgotten first: a copy for which there was no room must be tried again smaller.
+        copied, self._ahead = self._ahead[2], None
+        slices = copied.result()[:count]
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
         # The memory may not be given away while the computing stream still reads it.

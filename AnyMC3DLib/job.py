@@ -85,8 +85,10 @@ class Job:
             self._check_overlap(plugin.spec)
         waiting = {name: self._keys(plugin.spec) for name, plugin in self._plugins.items()}
         answers: dict[str, Prediction] = {}
-        for key, lanes in self._lanes_by_key().items():
-            self._stream(key, lanes)
+        groups = self._lanes_by_key()
+        for key in list(groups):
+            # Taken out, so that what lanes hold goes with their plugin's answer.
+            self._stream(key, groups.pop(key))
             for name in [name for name, keys in waiting.items() if set(keys.values()) <= set(self._slices)]:
                 answers[name] = self._answer(name, waiting.pop(name), provenance)
             needed = {key for keys in waiting.values() for key in keys.values()}

@@ -173,7 +173,8 @@ class Stream:
 
         # A lane that is alone stays merged; several take turns, batch by batch, in the memory of one.
         with lanes[0].merged() if alone else nullcontext():
-            for parts in self._batches(passing, most_lanes=max(len(group) for group in groups.values())):
+            side_by_side = [len(group) for group in groups.values() if all(lane.can_join for lane in group)]
+            for parts in self._batches(passing, most_lanes=max(side_by_side, default=1)):
                 for lane, part in parts:
                     lane.add(part)
 
