@@ -29,7 +29,7 @@ class ActivationTail:
 
     def contributions(self, gradient: Tensor) -> Tensor:
         """What speaks for and against, per patch [2, B, h, w], both >= 0, for what the gradient is of."""
-        product = self.leaf * gradient
+        product = self.leaf.to(gradient.dtype) * gradient
         if self.leaf.ndim == 4:
             return for_and_against(product, dim=3 if self.channels_last else 1)
         return for_and_against(product, dim=2)[:, :, self.prefix :].unflatten(2, self.grid)

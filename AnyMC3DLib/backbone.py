@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights now."""
-        return next(p.dtype for n, p in self.model.named_parameters() if "norm" not in n and "bn" not in n)
+        return self._lowered.dtype if self._lowered is not None else next(self.model.parameters()).dtype
 
     @property
     def has_class_attention(self) -> bool:
@@ -293,16 +293,11 @@ class Backbone:
             )
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
 def _acting(sites: AdapterSites, adapters: Sequence[Rows]) -> Callable[[int], object]:
     """Adapters act in the tail as in the forward pass: its rows are the same slices."""
 
     def context(batch: int) -> object:
-        return sites.active(adapters, batch=batch) if adapters else _nothing()
+        return sites.active(adapters, batch=batch) if adapters else nullcontext()
 
     return context
 

@@ -14,7 +14,7 @@ from . import __version__
 from .backbone import Backbone
 from .errors import InputError, MemoryShortage, PluginError
 from .job import Job, LoadedPlugin, NotFinite, Progressing
-from .memory import BatchSizer, free_memory, is_out_of_memory, release_memory
+from .memory import SHORTAGE, BatchSizer, Step, free_memory, is_out_of_memory, release_memory
 from .model import PluginNetwork
 from .plugin import digest_of_file, load_networks
 from .precision import DTYPES, best_precision, name_of
@@ -33,8 +33,8 @@ class Classifier:
 
     `batch` fixes how many slices go through the network at once; by default memory and speed decide. `precision` is
     'float32', 'bfloat16' or 'float16'; by default what the device is good at. `together` says whether several
-    plugins run as rows of one batch; by default on a GPU, where one plugin's batch leaves room. None of them
-    changes an answer by more than rounding.
+    plugins run as rows of one batch; by default on a CUDA GPU for studies of few slices. None of them changes an
+    answer by more than rounding.
     """
 
     def __init__(
@@ -52,8 +52,11 @@ class Classifier:
         self._batch, self._together = batch, together
         self._home = backbone.device
         self._plugins: dict[str, LoadedPlugin] = {}
-        self._steps: list[_Step] = []
-        self._settle(self._home, self._wanted_precision(self._home))
+        # Where and how to compute; the backbone is brought there when a study comes.
+        self._target = self._home, self._wanted_precision(self._home)
+        self._sizer = self._new_sizer()
+        self._lasting: list[Step] = []
+        self._steps: list[Step] = []
 
     @property
     def plugins(self) -> dict[str, PluginSpec]:
@@ -82,6 +85,8 @@ class Classifier:
 
     def add(self, spec: PluginSpec, networks: list[PluginNetwork]) -> str:
         """Take a plugin that is in memory already, one that is being trained for instance; it replaces its name."""
+        if any(network.backbone is not self.backbone for network in networks):
+            raise PluginError(f"The plugin '{spec.name}' is on another backbone than this classifier's.")
         old = self._plugins.get(spec.name)
         for network in old.networks if old else ():
             if network not in networks:
@@ -117,10 +122,24 @@ class Classifier:
         self._check_regions(study, names)
         self._return_home()
         self._sizer.begin()
+        target, lasting = self._target, list(self._lasting)
+        self._steps = list(lasting)
+        try:
+            return self._with_less_and_less(study, names, maps, Progressing(progress, cancelled))
+        finally:
+            # Values that went past a precision's range are this study's; the next one begins as this one did.
+            if any(step.why == OVERFLOW for step in self._steps):
+                self._lasting = lasting
+                self._aim(target)
+
+    def _with_less_and_less(
+        self, study: Study, names: Sequence[str], maps: Maps, progress: Progressing
+    ) -> dict[str, Prediction]:
         while True:
             try:
+                self._settle()
                 with self._exact_convolutions():
-                    return self._attempt(study, names, maps, Progressing(progress, cancelled))
+                    return self._attempt(study, names, maps, progress)
             except Exception as error:
                 why = self._reason(error)
                 if why is None:
@@ -136,12 +155,9 @@ class Classifier:
 
     def _attempt(self, study: Study, names: Sequence[str], maps: Maps, progress: Progressing) -> dict[str, Prediction]:
         device = self.backbone.device
-        # A training on the same backbone may have left another precision.
-        self.backbone.set_precision(self._dtype)
-        together = device.type == "cuda" if self._together is None else self._together
         chosen = {name: self._plugins[name] for name in names}
         job = Job(
-            self.backbone, study, chosen, maps=maps, sizer=self._sizer, together=together, progress=progress
+            self.backbone, study, chosen, maps=maps, sizer=self._sizer, together=self._together, progress=progress
         )  # fmt: skip
         provenance = {
             "anymc3d": __version__,
@@ -155,7 +171,7 @@ class Classifier:
 
     def _with_steps(self, prediction: Prediction, maps: Maps) -> Prediction:
         """The prediction with what was tried for want of memory, and what a person should know of it."""
-        warnings = [step.sentence for step in self._steps]
+        warnings = [sentence_of(step) for step in self._steps if not step.was.startswith("batches")]
         if self.backbone.dtype != torch.float32:
             warnings.append(
                 f"Computed in {name_of(self.backbone.dtype)}: a probability may differ from float32's by about 0.01."
@@ -164,7 +180,7 @@ class Classifier:
             warnings.append(f"'{self.backbone.id}' does not tell where it looked: there is no heatmap.")
         elif maps == "attention" and not self.backbone.has_class_attention:
             warnings.append(f"'{self.backbone.id}' has no class attention: ask for all maps to see where it looked.")
-        steps = [*(step.to_dict() for step in self._steps), *self._sizer.steps]
+        steps = [dataclasses.asdict(step) for step in self._steps]
         return dataclasses.replace(
             prediction,
             warnings=[*prediction.warnings, *warnings],
@@ -174,42 +190,48 @@ class Classifier:
     def _wanted_precision(self, device: torch.device) -> torch.dtype:
         return best_precision(device) if self.precision == "auto" else DTYPES[self.precision]
 
-    def _settle(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Bring the backbone and all plugins to a device and precision."""
-        if device != self.backbone.device:
-            self.backbone.to(device)
-            for plugin in self._plugins.values():
-                for network in plugin.networks:
-                    network.to(device)
-        self._dtype = dtype
+    def _new_sizer(self) -> BatchSizer:
+        return BatchSizer(self._target[0], fixed=self._batch, tell=lambda step: self._steps.append(step))
+
+    def _aim(self, target: tuple[torch.device, torch.dtype]) -> None:
+        if target != self._target:
+            self._target = target
+            self._sizer = self._new_sizer()
+
+    def _settle(self) -> None:
+        """Bring the backbone and all plugins to where they shall compute; what is there already costs nothing."""
+        device, dtype = self._target
+        self.backbone.to(device)
+        for plugin in self._plugins.values():
+            for network in plugin.networks:
+                network.to(device)
+        # A training on the same backbone may have left another precision, too.
         self.backbone.set_precision(dtype)
-        self._sizer = BatchSizer(device, fixed=self._batch)
 
     def _return_home(self) -> None:
         """Go back to the device and precision that were asked for, once there is room again."""
-        if not self._steps:
+        if not self._lasting or any(step.why != SHORTAGE for step in self._lasting):
             return
         weights = sum(p.numel() for p in self.backbone.model.parameters()) * 4
-        if any(step.why != SHORTAGE for step in self._steps) or free_memory(self._home) < 2 * weights:
-            return
-        logger.info("There is room on %s again.", self._home)
-        self._steps = []
-        self._settle(self._home, self._wanted_precision(self._home))
+        if free_memory(self._home) >= 2 * weights:
+            logger.info("There is room on %s again.", self._home)
+            self._lasting = []
+            self._aim((self._home, self._wanted_precision(self._home)))
 
     def _reason(self, error: Exception) -> str | None:
         """Why another device or precision shall be tried; None where that would not help."""
         if isinstance(error, NotFinite):
-            if self.backbone.dtype != torch.float32:
+            if self._target[1] != torch.float32:
                 return OVERFLOW
             raise InputError(
                 "The network gave values that are not finite for this study: check the image's values, and the plugin."
             ) from error
-        if isinstance(error, NotImplementedError) and self.backbone.device.type not in ("cpu", "cuda"):
+        if isinstance(error, NotImplementedError) and self._target[0].type not in ("cpu", "cuda"):
             return MISSING
         return SHORTAGE if is_out_of_memory(error) else None
 
     def _step_down(self, why: str) -> None:
-        device, dtype = self.backbone.device, self.backbone.dtype
+        device, dtype = self._target
         release_memory(device)
         overflowed = any(step.why == OVERFLOW for step in self._steps)
         if why == OVERFLOW:
@@ -223,35 +245,31 @@ class Classifier:
                 "The memory is not enough for this study, even slice by slice: close other programs, or use a smaller "
                 "backbone."
             )
-        step = _Step(why, f"{device} in {name_of(dtype)}", f"{target[0]} in {name_of(target[1])}")
-        logger.warning("%s", step.sentence)
+        step = Step(why, _words(device, dtype), _words(*target))
+        logger.warning("%s", sentence_of(step))
         self._steps.append(step)
-        self._settle(*target)
+        self._lasting.append(step)
+        self._aim(target)
 
     def _exact_convolutions(self) -> AbstractContextManager:
         """On CUDA, torch rounds the inputs of float32 convolutions to 10 bits unless told not to."""
-        if self.backbone.device.type != "cuda" or self.backbone.dtype != torch.float32:
+        device, dtype = self._target
+        if device.type != "cuda" or dtype != torch.float32:
             return nullcontext()
         return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-SHORTAGE = "the memory was not enough"
 MISSING = "an operation is missing there"
 OVERFLOW = "values went past its range"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    why: str
-    was: str
-    now: str
+def sentence_of(step: Step) -> str:
+    """A step of device or precision for a person."""
+    return f"Computed on {step.now}, because on {step.was} {step.why}."
 
-    @property
-    def sentence(self) -> str:
-        return f"Computed on {self.now}, because on {self.was} {self.why}."
 
-    def to_dict(self) -> dict[str, str]:
-        return dataclasses.asdict(self)
+def _words(device: torch.device, dtype: torch.dtype) -> str:
+    return f"{device} in {name_of(dtype)}"
 
 
 def _lower_precision(device: torch.device) -> torch.dtype:

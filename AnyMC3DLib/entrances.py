@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from .memory import is_out_of_memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -127,7 +129,9 @@ class Entrances:
                 try:
                     late = self.run(self.advance(Stage(x), unit))
                     self._exact[unit] = torch.equal(late, self._run(x))
-                except (RuntimeError, TypeError, ValueError, AttributeError):
+                except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+                    if is_out_of_memory(error):
+                        raise
                     # A unit that gives no single tensor, or a model that joins units in a way of its own.
                     self._exact[unit] = False
         return self._exact[unit]

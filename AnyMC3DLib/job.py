@@ -25,6 +25,8 @@ from .relevance import attention_density, class_density, logit_gradients
 from .spec import PluginSpec, ViewSpec
 from .streaming import TAIL_BYTES, Lane, Maps, Room, Stream
 
+FEW_SLICES = 32
+
 
 class NotFinite(ArithmeticError):
     """The network gave values that are not finite: past the range of its precision, or of sense."""
@@ -65,7 +67,7 @@ class Job:
         *,
         maps: Maps,
         sizer: BatchSizer,
-        together: bool,
+        together: bool | None,
         progress: Progressing,
     ) -> None:
         self._backbone, self._study, self._plugins = backbone, study, plugins
@@ -135,7 +137,11 @@ class Job:
         started = time.perf_counter()
         names = ", ".join(dict.fromkeys(lane.view.name for lane in lanes))
         report = self._counting(f"Classifying: {names}", len(slices.array) * len(lanes))
-        stream = Stream(self._backbone, slices, self._sizer, together=self._together, report=report)
+        together = self._together
+        if together is None:
+            # More slices fill a GPU by themselves, and merged adapters then cost less.
+            together = self._backbone.device.type == "cuda" and len(slices.array) <= FEW_SLICES
+        stream = Stream(self._backbone, slices, self._sizer, together=together, report=report)
         stream.run(lanes)
         self._seconds["network_s"] += time.perf_counter() - started
 

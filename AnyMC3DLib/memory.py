@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
 
 import psutil
 import torch
 
 logger = logging.getLogger(__name__)
 
+SHORTAGE = "the memory was not enough"
 # Progress and cancel come between batches: half of the half second that a user may wait for them.
 SECONDS_A_BATCH = 0.25
 FIRST_BATCH = 4
@@ -16,7 +19,7 @@ MOST_SLICES = 512
 # Of the memory that is free, since allocators waste some.
 USABLE = 0.7
 # On GPUs, and on CPUs under Linux and Windows.
-SHORTAGE_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+SHORTAGE_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed", "invalid buffer size")
 # A batch's activations, as multiples of its slices in float32 RGB; a ViT-B/16 and a ResNet-50 take about 14.
 ACTIVATIONS = 16
 
@@ -38,7 +41,7 @@ def free_memory(device: torch.device) -> int:
         share = int(total * _fraction(device)) - torch.cuda.memory_reserved(device)
         return max(0, min(free, share)) + kept
     if device.type == "mps":
-        return max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     return psutil.virtual_memory().available
 
 
@@ -56,22 +59,40 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What was changed for a study to go on, and why."""
+
+    why: str
+    was: str
+    now: str
+
+
 class BatchSizer:
     """How many slices go through the network at once: as many as fit in memory, and in a quarter of a second.
 
-    With `fixed` it is that many, until memory does not suffice.
+    With `fixed` it is that many, until memory does not suffice. `tell` hears of each step down.
     """
 
-    def __init__(self, device: torch.device, *, fixed: int | None = None) -> None:
-        self._device, self._fixed = device, fixed
+    def __init__(
+        self, device: torch.device, *, fixed: int | None = None, tell: Callable[[Step], None] | None = None
+    ) -> None:
+        self._device, self._fixed, self._tell = device, fixed, tell
         self._limit = MOST_SLICES
         self._rate: float | None = None
         self._last = FIRST_BATCH
-        self.steps: list[dict[str, str]] = []
 
     def begin(self) -> None:
         """A new study: what did not fit in the last one may fit now."""
-        self._limit, self.steps = MOST_SLICES, []
+        self._limit = MOST_SLICES
 
     def size(self, height: int, width: int) -> int:
         """The number of slices of height x width pixels for the next batch."""
@@ -97,6 +118,6 @@ class BatchSizer:
         if slices == 1:
             return False
         self._limit = slices // 2
-        was, now = f"batches of {slices}", f"batches of {self._limit}"
-        self.steps.append({"why": "the memory was not enough", "was": was, "now": now})
+        if self._tell is not None:
+            self._tell(Step(SHORTAGE, f"batches of {slices}", f"batches of {self._limit}"))
         return True

@@ -194,6 +194,7 @@ class Train(Params):
     device: str = "auto"
     train_splits: tuple[str, ...] = ("train",)
     val_splits: tuple[str, ...] = ("val",)
+    step: Literal["auto", "speed", "memory"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

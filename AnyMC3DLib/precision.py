@@ -26,11 +26,16 @@ def best_precision(device: torch.device) -> torch.dtype:
 
 
 class LoweredWeights:
-    """The float32 weights of a model, kept on the CPU while the model holds 16-bit ones."""
+    """The float32 weights of a model, kept on the CPU while the model holds 16-bit ones.
+
+    Tensors are exchanged once all are made: where memory does not suffice for them, the model stays as it was.
+    """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self._model = model
         self._full: dict[tuple[str, str], Tensor] = {}
+        lowered: dict[tuple[str, str], Tensor] = {}
         with torch.no_grad():
             for name, module in model.named_modules():
                 if isinstance(module, KEPT_IN_FLOAT32):
@@ -38,13 +43,17 @@ class LoweredWeights:
                 for own, tensor in _own_tensors(module):
                     if tensor.dtype == torch.float32:
                         self._full[name, own] = tensor.cpu()
-                        _set(module, own, tensor.to(dtype))
+                        lowered[name, own] = tensor.to(dtype)
+        self._put(lowered)
 
     def restore(self) -> None:
         """Put the float32 weights back, bit for bit, on the device where the model is now."""
         device = next(self._model.parameters()).device
-        for (name, own), tensor in self._full.items():
-            _set(self._model.get_submodule(name), own, tensor.to(device))
+        self._put({place: tensor.to(device) for place, tensor in self._full.items()})
+
+    def _put(self, tensors: dict[tuple[str, str], Tensor]) -> None:
+        for (name, own), tensor in tensors.items():
+            _set(self._model.get_submodule(name), own, tensor)
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

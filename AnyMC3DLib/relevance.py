@@ -32,11 +32,18 @@ def tail_contributions(tail: Tail, gradients: Tensor) -> Tensor:
     leaf = tail.leaf.detach().requires_grad_()
     with torch.enable_grad():
         embedding = tail.embed(leaf)
-        maps = [
-            tail.contributions(torch.autograd.grad(embedding, leaf, gradient.to(embedding.dtype), retain_graph=True)[0])
-            for gradient in gradients
-        ]
+        maps = [tail.contributions(_gradient(embedding, leaf, gradient)) for gradient in gradients]
     return torch.stack(maps, dim=1).detach().float()
+
+
+def _gradient(embedding: Tensor, leaf: Tensor, direction: Tensor) -> Tensor:
+    """The gradient by `leaf` of the embedding's component along `direction`, in float32 at the least.
+
+    Along a direction of length about 1, since in 16 bits a small one falls below what can be told from 0.
+    """
+    largest = direction.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    (gradient,) = torch.autograd.grad(embedding, leaf, (direction / largest).to(embedding.dtype), retain_graph=True)
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)) * largest
 
 
 def tail_products(tail: AttentionTail, directions: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from .backbone import Backbone, Tail
 from .entrances import Stage
 from .feeding import Feeder
 from .lora import Rows
-from .memory import BatchSizer, is_out_of_memory, release_memory
+from .memory import BatchSizer, is_out_of_memory, release_memory, synchronise
 from .model import PluginNetwork
 from .preprocessing import Slices
 from .relevance import SpannedMaps, tail_contributions, tail_products
@@ -50,8 +50,9 @@ class Room:
         if isinstance(tail, AttentionTail):
             # It holds the values of all tokens beside the row.
             wanted += len(tail.leaf) * tail.leaf.shape[-1] * width * tail.leaf.element_size()
-        self.bytes = self.bytes - wanted if wanted <= self.bytes else 0
-        return self.bytes > 0
+        fits = wanted <= self.bytes
+        self.bytes = self.bytes - wanted if fits else 0
+        return fits
 
 
 class Lane:
@@ -278,8 +279,7 @@ class Stream:
         return [(lane, LanePart(*part, None)) for lane, part in zip(lanes, parts, strict=True)]
 
     def _passed(self, slices: int, started: float) -> None:
-        if self._backbone.device.type == "cuda":
-            torch.cuda.synchronize(self._backbone.device)
+        synchronise(self._backbone.device)
         self._slowest = max(self._slowest, time.perf_counter() - started)
         self._report(slices)
 

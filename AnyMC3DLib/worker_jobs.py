@@ -63,7 +63,12 @@ class Jobs:
             progress(done)
 
         work = getattr(self, "_" + type(params).__name__.lower())
-        return work(params, control, report)
+        try:
+            return work(params, control, report)
+        finally:
+            if isinstance(params, (Train, Evaluate)):
+                # They may have opened a backbone of their own, which hooks keep until the collector comes.
+                self.release()
 
     def release(self) -> None:
         """After a failure: give memory back that nothing uses."""
@@ -169,6 +174,7 @@ class Jobs:
                 checked_path(params.out),
                 train_splits=params.train_splits,
                 validation_splits=params.val_splits,
+                mode=params.step,
                 progress=progress,
                 control=control,
             )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import timm
 import torch
 
@@ -87,23 +85,21 @@ def many_plugins(folder: Path, *, model: str, slices: int, device: torch.device,
         names = [
             engine.load(path) for path in write_plugins(backbone, folder, PLUGINS, slices=slices, last_blocks=last)
         ]
-        found: dict[str, dict[str, Prediction]] = {}
 
-        def together(engine: Classifier = engine, found: dict = found) -> None:
-            found["one call"] = engine.classify(study, maps="attention")
+        def together(engine: Classifier = engine) -> None:
+            engine.classify(study, maps="attention")
 
-        def apart(engine: Classifier = engine, names: Sequence[str] = names, found: dict = found) -> None:
-            found["calls"] = {n: engine.classify(study, plugins=[n], maps="attention")[n] for n in names}
+        def apart(engine: Classifier = engine, names: Sequence[str] = names) -> None:
+            for name in names:
+                engine.classify(study, plugins=[name], maps="attention")
 
         times = interleaved({"one call": together, "calls": apart}, device, repeats)
         record = times.details("one call", "calls")
         lines.append(Line(f"{PLUGINS} plugins in one call / {PLUGINS} calls, {what}",
                           times.ratio("one call", "calls"), limit, details=record))  # fmt: skip
-        lines.append(
-            Line(
-                f"largest difference of results, {what}", _difference(found["one call"], found["calls"]), 1e-5, unit=""
-            )
-        )
+        once = engine.classify(study, maps="all")
+        each = {name: engine.classify(study, plugins=[name], maps="all")[name] for name in names}
+        lines.append(Line(f"largest difference of results, {what}", _difference(once, each), 1e-5, unit=""))
         for name in names:
             engine.unload(name)
     return lines
@@ -116,30 +112,20 @@ def _difference(first: dict[str, Prediction], second: dict[str, Prediction]) -> 
         b = second[name]
         pairs = [(np.array(list(a.probabilities.values())), np.array(list(b.probabilities.values())))]
         pairs += [(a.slices[view].weights, b.slices[view].weights) for view in a.slices]
-        pairs += [(m.attention / m.attention.max(), b.maps[v].attention / m.attention.max()) for v, m in a.maps.items()]
+        for view, ours in a.maps.items():
+            theirs = b.maps[view]
+            for x, y in ((ours.attention, theirs.attention), (ours.classes, theirs.classes)):
+                pairs.append((x / x.max(), y / x.max()))
         largest = max(largest, *(float(np.abs(x - y).max()) for x, y in pairs))
     return largest
 
 
-def loaded_plugins(folder: Path, *, model: str, slices: int, device: torch.device) -> list[Line]:
-    """The memory of eight loaded plugins against one, and the time to swap one for another."""
+def swaps(folder: Path, *, model: str, slices: int, device: torch.device) -> list[Line]:
+    """The time to exchange a plugin for another, from its file."""
     backbone = random_backbone(model, device=device)
     paths = write_plugins(backbone, folder, PLUGINS, slices=slices)
-    process = psutil.Process()
     engine = Classifier(backbone, precision="float32")
-    study = random_study(slices, SIZE, SIZE)
-
-    def private_bytes() -> int:
-        # After a study of its own each time, so that the allocator's pools are as full.
-        engine.classify(study, plugins=names[:1], maps="attention")
-        gc.collect()
-        return process.memory_full_info().uss
-
-    names = [engine.load(paths[0])]
-    private_bytes()
-    one, one_tensors = private_bytes(), _tensor_bytes(engine)
-    names += [engine.load(path) for path in paths[1:]]
-    eight, eight_tensors = private_bytes(), _tensor_bytes(engine)
+    names = [engine.load(path) for path in paths]
     taken = []
     for number in range(SWAPS):
 
@@ -149,22 +135,7 @@ def loaded_plugins(folder: Path, *, model: str, slices: int, device: torch.devic
 
         taken.append(seconds(swap, device))
     times = Times({"swap": taken})
-    memory = {
-        "one_mib": one >> 20,
-        "eight_mib": eight >> 20,
-        "tensors_alone": round(eight_tensors / one_tensors, 4),
-        "plugin_bytes": paths[0].stat().st_size,
-    }
-    return [
-        Line(f"memory of {PLUGINS} loaded plugins / of one", eight / one, 1.05, details=memory),
-        Line("swap of a plugin", 1000 * times.median("swap"), 50, unit="ms", details=times.details("swap")),
-    ]
-
-
-def _tensor_bytes(engine: Classifier) -> int:
-    networks = [engine.network_of(name) for name in engine.plugins]
-    modules = [engine.backbone.model, *networks]
-    return sum(t.numel() * t.element_size() for module in modules for t in module.state_dict().values())
+    return [Line("swap of a plugin", 1000 * times.median("swap"), 50, unit="ms", details=times.details("swap"))]
 
 
 def through_the_worker(folder: Path, *, model: str, slices: int, device: torch.device, repeats: int) -> list[Line]:

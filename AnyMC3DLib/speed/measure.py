@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import AnyMC3DError
+from ..memory import synchronise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +51,11 @@ class Line:
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """How long `work` takes, to its end on the device."""
-    _finish(device)
+    synchronise(device)
     started = time.perf_counter()
     work()
-    _finish(device)
+    synchronise(device)
     return time.perf_counter() - started
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def name_of(device: torch.device) -> str:

@@ -15,7 +15,7 @@ import torch
 from .. import __version__
 from ..errors import InputError
 from ..progress import Progress, ProgressCallback
-from . import gpu, inference, training
+from . import gpu, inference, loaded, training
 from .measure import Line, name_of
 from .reference import check_peft
 
@@ -63,7 +63,7 @@ def _work(
     return {
         "floor": lambda: inference.against_the_floor(folder, **timed),
         "plugins": lambda: inference.many_plugins(folder, **timed),
-        "loaded": lambda: inference.loaded_plugins(folder, **setting),
+        "loaded": lambda: [*loaded.memory_of_plugins(**setting, threads=threads), *inference.swaps(folder, **setting)],
         "worker": lambda: inference.through_the_worker(folder, **timed),
         "training": lambda: training.against_the_reference(**timed, threads=threads),
         "gpu": lambda: gpu.share_of_matrix_rate(folder, device=device, repeats=repeats),

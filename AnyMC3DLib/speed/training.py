@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..allocator import keep_freed_memory
+from ..memory import synchronise
 from ..model import PluginNetwork
 from ..training.step import GradientStep
 from .measure import Line, in_a_process
@@ -29,13 +30,26 @@ CLASSES = ("a", "b")
 def against_the_reference(*, model: str, slices: int, device: torch.device, repeats: int, threads: int) -> list[Line]:
     """Speed and memory mode against the reference, each for the same weights, slices and targets."""
     found = {}
-    for what in ("forward", "reference", "speed", "memory"):
-        arguments = ("--what", what, "--model", model, "--slices", str(slices), "--repeats", str(repeats),
+    for name, (what, count) in {
+        "forward": ("forward", slices),
+        "reference": ("reference", slices),
+        "reference that keeps freed memory": ("kept", slices),
+        "speed": ("speed", slices),
+        "memory": ("memory", slices),
+        "memory, four times the slices": ("memory", 4 * slices),
+    }.items():
+        arguments = ("--what", what, "--model", model, "--slices", str(count), "--repeats", str(repeats),
                      "--device", str(device), "--threads", str(threads))  # fmt: skip
-        found[what] = in_a_process("AnyMC3DLib.speed.training", *arguments, threads=threads)
-    reference = found["reference"]
-    lines = [Line("training by timm and peft / forward", reference["slices_per_s"] / found["forward"]["slices_per_s"],
-                  details=found)]  # fmt: skip
+        found[name] = in_a_process("AnyMC3DLib.speed.training", *arguments, threads=threads)
+    # The faster of the two, and the memory of the one that a user would write.
+    kept = found["reference that keeps freed memory"]
+    reference = {**found["reference"], "slices_per_s": max(found["reference"]["slices_per_s"], kept["slices_per_s"])}
+    lines = [
+        Line("training by timm and peft / forward", reference["slices_per_s"] / found["forward"]["slices_per_s"],
+             details=found),
+        Line("training in memory mode, four times the slices / timm and peft, peak memory",
+             found["memory, four times the slices"]["peak_mib"] / max(1, reference["peak_mib"]), 0.15),
+    ]  # fmt: skip
     for mode, speed, memory in (("speed", 1.2, 0.6), ("memory", 0.7, 0.15)):
         ours = found[mode]
         lines += [
@@ -43,8 +57,8 @@ def against_the_reference(*, model: str, slices: int, device: torch.device, repe
                  ours["slices_per_s"] / reference["slices_per_s"], speed, at_most=False),
             Line(f"training in {mode} mode / timm and peft, peak memory",
                  ours["peak_mib"] / max(1, reference["peak_mib"]), memory),
-            Line(f"training in {mode} mode, difference of loss to timm and peft",
-                 abs(ours["loss"] - reference["loss"]), 1e-4, unit=""),
+            Line(f"training in {mode} mode, largest difference of losses to timm and peft",
+                 max(abs(a - b) for a, b in zip(ours["losses"], reference["losses"], strict=True)), 1e-4, unit=""),
             Line(f"training in {mode} mode / forward, slices a second",
                  ours["slices_per_s"] / found["forward"]["slices_per_s"]),
         ]  # fmt: skip
@@ -82,7 +96,7 @@ def peak_of_process() -> float:
 def main() -> None:
     """Measure one way of training (or the pure forward pass) and print JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--what", choices=["forward", "reference", "speed", "memory"], required=True)
+    parser.add_argument("--what", choices=list(_STEPS), required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--slices", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
@@ -100,16 +114,15 @@ def main() -> None:
     for _ in range(options.repeats + 1):
         started = time.perf_counter()
         losses.append(step())
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronise(device)
         taken.append(time.perf_counter() - started)
-    # The first step also sets things up, and its loss is that of the weights both began with.
+    # The first step also sets things up. Its loss is that of the weights all began with, the others those of training.
     seconds = statistics.median(taken[1:])
     found = {
         "seconds": round(seconds, 3),
         "slices_per_s": BATCH * options.slices / seconds,
         "peak_mib": round(peak.mib()),
-        "loss": losses[0],
+        "losses": losses,
     }
     sys.stdout.write(json.dumps(found) + "\n")
 
@@ -143,6 +156,12 @@ def _reference(options: argparse.Namespace, volumes: torch.Tensor, targets: torc
     return step
 
 
+def _kept(options: argparse.Namespace, volumes: torch.Tensor, targets: torch.Tensor, device: torch.device) -> Step:
+    """The reference with the setting of the allocator that our training uses."""
+    keep_freed_memory()
+    return _reference(options, volumes, targets, device)
+
+
 def _ours(options: argparse.Namespace, volumes: torch.Tensor, targets: torch.Tensor, device: torch.device) -> Step:
     keep_freed_memory()
     backbone = random_backbone(options.model, device=device)
@@ -161,7 +180,7 @@ def _ours(options: argparse.Namespace, volumes: torch.Tensor, targets: torch.Ten
     return step
 
 
-_STEPS = {"forward": _forward, "reference": _reference, "speed": _ours, "memory": _ours}
+_STEPS = {"forward": _forward, "reference": _reference, "kept": _kept, "speed": _ours, "memory": _ours}
 
 
 if __name__ == "__main__":

@@ -66,11 +66,6 @@ def cut_cases(
     return CutCases([case.id for case in cases], stacks, np.array([case.target for case in cases]))
 
 
-def tensors_of(stacks: SliceStacks, device: torch.device) -> dict[str, Tensor]:
-    """The slices of one case as float32 tensors on `device`."""
-    return {view: torch.from_numpy(array.astype(np.float32)).to(device) for view, array in stacks.items()}
-
-
 class Augmentation:
     """MONAI's random flips and affine changes, drawn once for all slices of a view."""
 

@@ -9,14 +9,14 @@ matter of the batch, not of the number of slices, for one forward pass more. Bot
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..memory import free_memory
+from ..memory import free_memory, is_out_of_memory, release_memory
 from ..model import PluginNetwork, padded
 from ..spec import PluginSpec, ViewSpec
 
@@ -33,10 +33,15 @@ USABLE = 0.6
 
 
 class GradientStep:
-    """Adds the gradients of a batch of studies to a network's parameters."""
+    """Adds the gradients of a batch of studies to a network's parameters.
 
-    def __init__(self, network: PluginNetwork, *, mode: StepMode = "auto") -> None:
-        self.network, self.mode = network, mode
+    `check` is called between pieces of the work and may raise to end it.
+    """
+
+    def __init__(
+        self, network: PluginNetwork, *, mode: StepMode = "auto", check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.network, self.mode, self._check = network, mode, check
         self._bytes: dict[tuple[str, tuple[int, ...]], int] = {}
         self._usable: int | None = None
 
@@ -51,7 +56,19 @@ class GradientStep:
             mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
         if mode == "memory":
             return self._in_chunks(studies, targets, weights)
-        return self._at_once(self._groups(studies, min(SPEED_BYTES, usable)), studies, targets, weights)
+        groups = self._groups(studies, min(SPEED_BYTES, usable))
+        fresh = all(p.grad is None for p in self.network.parameters())
+        try:
+            return self._at_once(groups, studies, targets, weights)
+        except Exception as error:
+            if self.mode != "auto" or not fresh or not is_out_of_memory(error):
+                raise
+        # Past the handler, where nothing holds the frames of the failed step any more.
+        self.network.zero_grad(set_to_none=True)
+        release_memory(device)
+        logger.warning("A training step did not fit in memory; from now on slices are computed twice.")
+        self.mode = "memory"
+        return self._in_chunks(studies, targets, weights)
 
     def _at_once(
         self, groups: Sequence[list[int]], studies: Sequence[Study], targets: Tensor, weights: Tensor | None
@@ -59,6 +76,7 @@ class GradientStep:
         whole = loss_divisor(targets, self.network.spec, weights=weights)
         total = 0.0
         for group in groups:
+            self._check()
             logits = self.network([self._moved(studies[n]) for n in group]).logits.float()
             losses = losses_of(logits, targets[group], self.network.spec, weights=weights)
             loss = losses.sum() / whole
@@ -97,13 +115,17 @@ class GradientStep:
 
     def _embeddings(self, view: ViewSpec, slices: Tensor) -> Tensor:
         with torch.no_grad():
-            parts = [self.network.embed(view, self._there(part)).float() for part in self._chunks(view, slices)]
+            parts = [self._embed(view, part).float() for part in self._chunks(view, slices)]
         return torch.cat(parts).requires_grad_()
+
+    def _embed(self, view: ViewSpec, part: Tensor) -> Tensor:
+        self._check()
+        return self.network.embed(view, self._there(part))
 
     def _again(self, view: ViewSpec, slices: Tensor, gradients: Tensor) -> None:
         parts = self._chunks(view, slices)
         for part, gradient in zip(parts, gradients.split([len(p) for p in parts]), strict=True):
-            embedding = self.network.embed(view, self._there(part))
+            embedding = self._embed(view, part)
             embedding.backward(gradient.to(embedding.dtype))
 
     def _chunks(self, view: ViewSpec, slices: Tensor) -> Sequence[Tensor]:

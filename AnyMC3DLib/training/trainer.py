@@ -6,9 +6,10 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,18 +17,21 @@ from ..backbone import Backbone
 from ..control import Control
 from ..errors import Cancelled, InputError
 from ..model import PluginNetwork, padded
-from ..precision import DTYPES, best_precision
+from ..precision import DTYPES
 from ..progress import Progress, ProgressCallback
-from ..spec import PluginSpec
+from ..spec import PluginSpec, ViewSpec
 from .metrics import auc
-from .slices import Augmentation, CutCases, batch_count, tensors_of, training_batches
+from .slices import Augmentation, CutCases, SliceStacks, batch_count, training_batches
 from .step import GradientStep, StepMode, loss_divisor, losses_of
 from .task import TaskSpec, TrainingSpec
 
 logger = logging.getLogger(__name__)
 
+# Slices that are embedded at once: so many, or fewer large ones.
 ENCODE_BATCH = 64
+ENCODE_PIXELS = 32 * 224 * 224
 STUDIES_AT_ONCE = 8
+MANY_SLICES = 512
 CLIP = 1.0
 
 
@@ -74,8 +78,8 @@ class Trainer:
         control: Control | None = None,
     ) -> None:
         self.network, self.recipe = network, recipe
-        self._gradients = GradientStep(network, mode=mode)
         self._control = control or Control()
+        self._gradients = GradientStep(network, mode=mode, check=self._control.check)
         self.history: list[EpochResult] = []
         self._progress = progress
         self._rng = np.random.default_rng(recipe.seed)
@@ -102,24 +106,40 @@ class Trainer:
         return _predict_from(self.network, embeddings)
 
     def _embed(self, cases: CutCases, *, step: str) -> list[dict[str, Tensor]]:
-        """The slice embeddings [S, D] of each case and view, on the CPU."""
+        """The slice embeddings [S, D] of each case and view, on the CPU, in single precision as all figures are."""
         result: list[dict[str, Tensor]] = []
-        device = self.network.backbone.device
-        self.network.backbone.set_precision(best_precision(device))
-        for first in range(0, len(cases), STUDIES_AT_ONCE):
-            group = [tensors_of(stacks, device) for stacks in cases.stacks[first : first + STUDIES_AT_ONCE]]
+        self.network.backbone.set_precision(torch.float32)
+        for group in self._small_groups(cases):
             embedded: list[dict[str, Tensor]] = [{} for _ in group]
             for view in self.network.spec.views:
-                stack = torch.cat([slices[view.name] for slices in group])
-                with torch.no_grad():
-                    parts = (
-                        torch.cat([self.network.embed(view, part) for part in stack.split(ENCODE_BATCH)]).float().cpu()
-                    )
-                for study, part in zip(embedded, parts.split([len(s[view.name]) for s in group]), strict=True):
+                arrays = [stacks[view.name] for stacks in group]
+                together = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+                parts = torch.cat(list(self._encoded(view, together)))
+                for study, part in zip(embedded, parts.split([len(array) for array in arrays]), strict=True):
                     study[view.name] = part
             result += embedded
             self._report(step, len(result), len(cases))
         return result
+
+    def _small_groups(self, cases: CutCases) -> Iterator[list[SliceStacks]]:
+        """Small studies a few at a time, so that batches are full; a large one alone, so that it is not copied."""
+        group: list[SliceStacks] = []
+        for stacks in cases.stacks:
+            group.append(stacks)
+            if len(group) == STUDIES_AT_ONCE or sum(len(array) for s in group for array in s.values()) >= MANY_SLICES:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _encoded(self, view: ViewSpec, array: npt.NDArray[np.floating]) -> Iterator[Tensor]:
+        height, width = array.shape[2:]
+        batch = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (height * width)))
+        for first in range(0, len(array), batch):
+            self._control.check()
+            part = torch.from_numpy(array[first : first + batch].astype(np.float32))
+            with torch.no_grad():
+                yield self.network.embed(view, part.to(self.network.backbone.device)).float().cpu()
 
     def _warm_up(self, train: CutCases, validation: CutCases | None, kept: _Best) -> None:
         """Query and head on the embeddings that the fresh plugin gives, which are the frozen backbone's."""

@@ -50,7 +50,7 @@ def test_every_measurement_gives_its_lines_with_their_bars(tmp_path: Path, capsy
     assert bars["engine / forward, paper's map"] == "<= 1.1"
     assert bars["8 plugins in one call / 8 calls, last quarter of blocks"] == "<= 0.38"
     assert bars["training in memory mode / timm and peft, peak memory"] == "<= 0.15"
-    assert len(bars) == 16
+    assert len(bars) == 17
     for name, line in lines.items():
         if "difference" in name:
             assert line["passed"], name

@@ -646,3 +646,9 @@ def test_another_header_moves_the_heatmap_with_the_anatomy_and_changes_no_probab
     points = transform_points(to_turned, [spot.ras for spot in spots])
     np.testing.assert_allclose([other.ras for other in others], points, atol=0.02)
     assert [other.heat for other in others] == pytest.approx([spot.heat for spot in spots], abs=1e-3)
+
+
+def test_a_network_on_another_backbone_is_refused(vit: Backbone) -> None:
+    network = tiny_network(tiny_backbone(depth=1))
+    with pytest.raises(PluginError, match="another backbone"):
+        Classifier(vit).add(network.spec, [network])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from volumes import study
 from AnyMC3DLib import classifier, memory
 from AnyMC3DLib.backbone import Backbone, Encoded
 from AnyMC3DLib.classifier import Classifier
-from AnyMC3DLib.entrances import Stage
+from AnyMC3DLib.entrances import Entrances, Stage
 from AnyMC3DLib.errors import InputError, MemoryShortage
 from AnyMC3DLib.job import Job, NotFinite
-from AnyMC3DLib.memory import ACTIVATIONS, FIRST_BATCH, MOST_SLICES, SECONDS_A_BATCH, USABLE, BatchSizer
+from AnyMC3DLib.memory import ACTIVATIONS, FIRST_BATCH, MOST_SLICES, SECONDS_A_BATCH, SHORTAGE, USABLE, BatchSizer, Step
 from AnyMC3DLib.memory import is_out_of_memory as is_shortage
 from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.prediction import Prediction, Study
@@ -29,7 +30,6 @@ CPU = torch.device("cpu")
 # No two slices alike: a median would take its value from either.
 NOISE = 50 * np.random.default_rng(0).normal(size=study().array.shape).astype(np.float32)
 STUDY = Study({"image": Volume(study().array + NOISE, study().ijk_to_ras)})
-SHORTAGE = "the memory was not enough"
 
 
 # Which errors
@@ -75,11 +75,13 @@ def test_other_errors_are_no_shortage(error: Exception) -> None:
 PIXELS = (100, 200)
 
 
-def sizer_with(monkeypatch: pytest.MonkeyPatch, slices: float, *, fixed: int | None = None) -> BatchSizer:
+def sizer_with(
+    monkeypatch: pytest.MonkeyPatch, slices: float, *, fixed: int | None = None, told: list[Step] | None = None
+) -> BatchSizer:
     """A sizer on a device with memory for so many slices of PIXELS."""
     free = int(slices * PIXELS[0] * PIXELS[1] * 3 * 4 * ACTIVATIONS / USABLE) + 1000
     monkeypatch.setattr(memory, "free_memory", lambda _: free)
-    return BatchSizer(CPU, fixed=fixed)
+    return BatchSizer(CPU, fixed=fixed, tell=None if told is None else told.append)
 
 
 def test_batches_begin_small_and_at_most_double_until_they_take_the_time_allowed(
@@ -126,7 +128,8 @@ def test_a_batch_fits_in_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch
 
 def test_halving_bounds_the_study_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for fixed in (None, 16):
-        sizer = sizer_with(monkeypatch, 10_000, fixed=fixed)
+        told: list[Step] = []
+        sizer = sizer_with(monkeypatch, 10_000, fixed=fixed, told=told)
         sizer.measured(1000, PIXELS[0] * PIXELS[1], 0.1)
         before = sizer.size(*PIXELS)
         assert before == (fixed or 8)
@@ -135,12 +138,11 @@ def test_halving_bounds_the_study_alone_and_says_so(monkeypatch: pytest.MonkeyPa
         assert sizer.halve(3)
         assert sizer.size(*PIXELS) == 1
         assert not sizer.halve(1)
-        assert sizer.steps == [
-            {"why": SHORTAGE, "was": f"batches of {before}", "now": f"batches of {before // 2}"},
-            {"why": SHORTAGE, "was": "batches of 3", "now": "batches of 1"},
+        assert told == [
+            Step(SHORTAGE, f"batches of {before}", f"batches of {before // 2}"),
+            Step(SHORTAGE, "batches of 3", "batches of 1"),
         ]
         sizer.begin()
-        assert sizer.steps == []
         assert sizer.size(*PIXELS) == (fixed or 2)  # which grows again, from one
 
 
@@ -332,16 +334,81 @@ def test_the_engine_returns_home_once_there_is_room(monkeypatch: pytest.MonkeyPa
     assert found.probabilities == pytest.approx(first.probabilities, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("error", "why"),
-    [(NotImplementedError("no such kernel"), "an operation is missing there"), (NotFinite(), "values went past")],
-)
-def test_the_engine_stays_away_from_what_more_room_does_not_mend(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
-) -> None:
-    before = shortages(1) if isinstance(error, NotFinite) else []
-    accelerator = Accelerator(monkeypatch, tiny_backbone(depth=1), [*before, error])
+def test_the_engine_stays_away_from_a_device_that_lacks_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = Accelerator(monkeypatch, tiny_backbone(depth=1), [NotImplementedError("no such kernel")])
     accelerator.free = 2**40
     for _ in range(2):
-        assert why in accelerator.answer().provenance["memory_steps"][-1]["why"]
+        assert "an operation is missing there" in accelerator.answer().provenance["memory_steps"][-1]["why"]
     assert accelerator.attempts[-1] == accelerator.attempts[-2]
+
+
+def test_values_past_a_precisions_range_are_one_studys_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A shortage lowers the precision, values go past its range, and on the CPU the study is answered.
+    accelerator = Accelerator(monkeypatch, tiny_backbone(depth=1), [*shortages(1), NotFinite(), *shortages(1)])
+    found = [step["why"] for step in accelerator.answer().provenance["memory_steps"]]
+    assert found == [SHORTAGE, "values went past its range", SHORTAGE]
+    first = accelerator.attempts[0]
+    assert accelerator.answer().provenance["memory_steps"] == []
+    assert accelerator.attempts[-1] == first
+
+
+def test_halvings_before_a_step_down_stand_in_the_provenance_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_backbone(depth=1)
+    engine = Classifier(backbone, batch=2, precision="bfloat16")
+    network = tiny_network(backbone)
+    engine.add(network.spec, [network])
+    encode, failures = Backbone.encode_from, [torch.OutOfMemoryError("out of memory"), NotFinite()]
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(Backbone, "encode_from", failing)
+    prediction = engine.classify(Study({"image": study()}))["Test"]
+    steps = prediction.provenance["memory_steps"]
+    assert [step["was"] for step in steps] == ["batches of 2", "cpu in bfloat16"]
+    assert not any("batches" in warning for warning in prediction.warnings)
+    assert backbone.dtype == torch.float32
+
+
+def test_a_change_of_precision_that_finds_no_room_leaves_the_backbone_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = tiny_backbone(depth=1)
+    to, calls = torch.Tensor.to, []
+
+    def short(self: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 5:
+            raise torch.OutOfMemoryError("out of memory")
+        return to(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", short)
+        with pytest.raises(torch.OutOfMemoryError):
+            backbone.set_precision(torch.bfloat16)
+    assert backbone.dtype == torch.float32
+    assert digest_of(backbone.model) == backbone.digest
+    backbone.set_precision(torch.bfloat16)
+    backbone.set_precision(torch.float32)
+    assert digest_of(backbone.model) == backbone.digest
+
+
+@pytest.mark.parametrize("words", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "Invalid buffer size: 9.00 GiB"])
+def test_a_librarys_own_words_for_a_shortage_are_known(words: str) -> None:
+    assert is_shortage(RuntimeError(words))
+
+
+def test_a_shortage_while_an_entrance_is_tried_is_not_taken_for_a_model_that_cannot_be_entered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backbone = tiny_backbone(depth=3)
+    advance = Entrances.advance
+    expected = tiny_backbone(depth=3).entrance([])
+    with monkeypatch.context() as patch:
+        patch.setattr(Entrances, "advance", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+        with pytest.raises(torch.OutOfMemoryError):
+            backbone.entrance([])
+    assert Entrances.advance is advance
+    assert backbone.entrance([]) == expected > 0

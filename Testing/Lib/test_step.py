@@ -13,6 +13,7 @@ from networks import grey_slices, plugin_spec, three_views, tiny_backbone, tiny_
 from torch import Tensor, nn
 
 from AnyMC3DLib.backbone import Backbone
+from AnyMC3DLib.errors import Cancelled
 from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.spec import FusionSpec, HeadSpec, LoRASpec
 from AnyMC3DLib.training import step as step_room
@@ -418,3 +419,53 @@ def test_a_fresh_network_has_gradients_in_memory_mode_too(transformer: Backbone)
         check_same(gradients(network, lambda: GradientStep(network, mode="memory")(studies, BINARY)), expected)
     finally:
         network.close()
+
+
+def test_a_step_that_does_not_fit_after_all_is_taken_in_memory_mode_from_then_on(
+    build: Callable[..., PluginNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build()
+    studies = batch(network)
+    expected = GradientStep(network, mode="memory")(studies, BINARY)
+    wanted = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad(set_to_none=True)
+    forward, calls = PluginNetwork.forward, []
+
+    def short(self: PluginNetwork, given: object) -> object:
+        calls.append(1)
+        if len(calls) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, given)
+
+    monkeypatch.setattr(PluginNetwork, "forward", short)
+    # One study goes through, and its gradients must not stay when the next finds no room.
+    monkeypatch.setattr(step_room, "SPEED_BYTES", 1)
+    step = GradientStep(network)
+    assert step(studies, BINARY) == pytest.approx(expected, rel=1e-6)
+    assert len(calls) == 2
+    for name, parameter in network.named_parameters():
+        if name in wanted:
+            torch.testing.assert_close(parameter.grad, wanted[name])
+    step(studies, BINARY)
+    assert len(calls) == 2
+    with pytest.raises(torch.OutOfMemoryError):
+        GradientStep(network, mode="speed")(studies, BINARY)
+
+
+@pytest.mark.parametrize("mode", ["speed", "memory"])
+def test_a_step_is_ended_between_its_pieces(
+    build: Callable[..., PluginNetwork], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    network = build()
+    monkeypatch.setattr(step_room, "SPEED_BYTES", 1)
+    monkeypatch.setattr(step_room, "CHUNK_BYTES", 1)
+    pieces = []
+
+    def check() -> None:
+        pieces.append(1)
+        if len(pieces) == 3:
+            raise Cancelled("The work was cancelled.")
+
+    with pytest.raises(Cancelled):
+        GradientStep(network, mode=mode, check=check)(batch(network), BINARY)
+    assert len(pieces) == 3
