@@ -226,7 +226,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--slices", type=_count, default=64, metavar="N", help="default: %(default)s")
     parser.add_argument("--repeats", type=_count, default=5, metavar="N", help="default: %(default)s")
     parser.add_argument("--threads", type=_count, default=2, metavar="N", help="CPU threads (default: %(default)s)")
-    parser.add_argument("--only", default="", metavar="LIST", help="floor,plugins,loaded,worker,training,gpu")
+    parser.add_argument("--only", default="", metavar="LIST", help="floor,plugins,loaded,swap,worker,training,gpu")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", metavar="FILE", help="also write the JSON to a file")

@@ -6,7 +6,6 @@ import argparse
 import gc
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -14,17 +13,17 @@ import torch
 
 from ..classifier import Classifier
 from .measure import Line, in_a_process
-from .setting import SIZE, random_backbone, random_study, write_plugins
+from .setting import random_backbone, write_plugins
 
 PLUGINS = 8
 
 
-def memory_of_plugins(*, model: str, slices: int, device: torch.device, threads: int) -> list[Line]:
+def memory_of_plugins(folder: Path, *, model: str, slices: int, device: torch.device, threads: int) -> list[Line]:
     """Eight loaded plugins against one: the whole process (or the card), and the weights alone."""
+    paths = [str(path) for path in write_plugins(random_backbone(model), folder, PLUGINS, slices=slices)]
     found = {}
     for count in (1, PLUGINS):
-        arguments = ("--plugins", str(count), "--model", model, "--slices", str(slices), "--device", str(device),
-                     "--threads", str(threads))  # fmt: skip
+        arguments = ("--model", model, "--device", str(device), "--threads", str(threads), *paths[:count])
         found[count] = in_a_process("AnyMC3DLib.speed.loaded", *arguments, threads=threads)
     one, eight = found[1], found[PLUGINS]
     return [
@@ -35,11 +34,10 @@ def memory_of_plugins(*, model: str, slices: int, device: torch.device, threads:
 
 
 def main() -> None:
-    """Load so many plugins, classify one study with one of them, and print the memory as JSON."""
+    """Load plugins and print the memory as JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--plugins", type=int, required=True)
+    parser.add_argument("plugins", nargs="+")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--slices", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
@@ -47,11 +45,7 @@ def main() -> None:
     device = torch.device(options.device)
     backbone = random_backbone(options.model, device=device)
     engine = Classifier(backbone, precision="float32")
-    with tempfile.TemporaryDirectory() as folder:
-        # Written in both, so that only what is loaded differs.
-        paths = write_plugins(backbone, Path(folder), PLUGINS, slices=options.slices)
-        names = [engine.load(path) for path in paths[: options.plugins]]
-    engine.classify(random_study(options.slices, SIZE, SIZE), plugins=names[:1], maps="attention")
+    names = [engine.load(path) for path in options.plugins]
     gc.collect()
     modules = [backbone.model, *(engine.network_of(name) for name in names)]
     weights = sum(t.numel() * t.element_size() for module in modules for t in module.state_dict().values())

@@ -19,7 +19,7 @@ from . import gpu, inference, loaded, training
 from .measure import Line, name_of
 from .reference import check_peft
 
-PARTS = ("floor", "plugins", "loaded", "worker", "training", "gpu")
+PARTS = ("floor", "plugins", "loaded", "swap", "worker", "training", "gpu")
 
 
 def run(
@@ -63,7 +63,8 @@ def _work(
     return {
         "floor": lambda: inference.against_the_floor(folder, **timed),
         "plugins": lambda: inference.many_plugins(folder, **timed),
-        "loaded": lambda: [*loaded.memory_of_plugins(**setting, threads=threads), *inference.swaps(folder, **setting)],
+        "loaded": lambda: loaded.memory_of_plugins(folder, **setting, threads=threads),
+        "swap": lambda: inference.swaps(folder, **setting),
         "worker": lambda: inference.through_the_worker(folder, **timed),
         "training": lambda: training.against_the_reference(**timed, threads=threads),
         "gpu": lambda: gpu.share_of_matrix_rate(folder, device=device, repeats=repeats),

@@ -41,9 +41,7 @@ def against_the_reference(*, model: str, slices: int, device: torch.device, repe
         arguments = ("--what", what, "--model", model, "--slices", str(count), "--repeats", str(repeats),
                      "--device", str(device), "--threads", str(threads))  # fmt: skip
         found[name] = in_a_process("AnyMC3DLib.speed.training", *arguments, threads=threads)
-    # The faster of the two, and the memory of the one that a user would write.
-    kept = found["reference that keeps freed memory"]
-    reference = {**found["reference"], "slices_per_s": max(found["reference"]["slices_per_s"], kept["slices_per_s"])}
+    reference, kept = found["reference"], found["reference that keeps freed memory"]
     lines = [
         Line("training by timm and peft / forward", reference["slices_per_s"] / found["forward"]["slices_per_s"],
              details=found),
@@ -59,6 +57,8 @@ def against_the_reference(*, model: str, slices: int, device: torch.device, repe
                  ours["peak_mib"] / max(1, reference["peak_mib"]), memory),
             Line(f"training in {mode} mode, largest difference of losses to timm and peft",
                  max(abs(a - b) for a, b in zip(ours["losses"], reference["losses"], strict=True)), 1e-4, unit=""),
+            Line(f"training in {mode} mode / timm and peft that keep freed memory, slices a second",
+                 ours["slices_per_s"] / kept["slices_per_s"]),
             Line(f"training in {mode} mode / forward, slices a second",
                  ours["slices_per_s"] / found["forward"]["slices_per_s"]),
         ]  # fmt: skip

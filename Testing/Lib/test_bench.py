@@ -59,7 +59,7 @@ def test_every_measurement_gives_its_lines_with_their_bars(tmp_path: Path, capsy
 
 
 def test_a_table_says_what_was_met(capsys: pytest.CaptureFixture) -> None:
-    assert anymc3d("bench", *TINY, "--only", "loaded") == 0
+    assert anymc3d("bench", *TINY, "--only", "loaded,swap") == 0
     shown = capsys.readouterr().out
     assert "memory of 8 loaded plugins" in shown
     assert "met" in shown
