@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 # Test workers; each computes on one thread, so that two of them use two cores.
 WORKERS ?= 2
 
-.PHONY: demo test lint format wheel clean
+.PHONY: demo test gui lint format wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/anymc3d demo --output demo-output
 
 test: $(VENV)/.installed-test lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term $(PYTEST)
+
+# The module in a window without Slicer; GUI="--script FILE --screenshot FILE" and others, see Testing/Host.
+gui: $(VENV)/.installed-gui
+	PYTHONPATH=Testing/Host $(BIN)/python -m host $(GUI)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -32,6 +36,10 @@ clean:
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed --editable .
+	touch $@
+
+$(VENV)/.installed-gui: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[gui]"
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

@@ -1,0 +1,1 @@
+# Packaging is the application's build system's.

@@ -1,0 +1,10 @@
+# What find_package(Slicer) gives an extension, as far as a scripted one needs it.
+set(Slicer_VERSION "5.10")
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/UseSlicer.cmake)
+set(Slicer_USE_PYTHONQT TRUE)
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer-5.10/qt-scripted-modules)
+set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR lib/Slicer-5.10/qt-scripted-modules)
+set(Slicer_LAUNCHER_EXECUTABLE Slicer)
+set(Slicer_ExternalData_DATA_MANAGEMENT_TARGET SlicerData)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/ExtensionFacts.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/Nothing.cmake)

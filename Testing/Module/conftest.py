@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from scene import Scene
+
+# The application puts the module's own folder on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "AnyMC3D"))
+if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    # Without a screen VTK would look for one first, and complain.
+    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
+
+HAS_SLICER = importlib.util.find_spec("slicer") is not None
+SCENE_TESTS = [
+    f"test_{part}.py"
+    for part in ("fused", "handover", "overlay", "overlay_slices", "overlay_volume", "result_places", "results")
+]
+collect_ignore = [] if HAS_SLICER else SCENE_TESTS
+
+
+def pytest_report_header() -> str:
+    """Say which tests are left out, and how to have them."""
+    return "" if HAS_SLICER else "no tests of the scene: slicer-core is not installed (pip install -e '.[gui]')"
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    """A scene with its views, drawn offscreen."""
+    from scene import Scene
+
+    made = Scene(tmp_path)
+    yield made
+    made.close()

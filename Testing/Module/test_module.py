@@ -1,0 +1,255 @@
+"""The module in the stand-in for the application: loaded unchanged, with the real roles, up to a real answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import slicer
+from hosting import MODULE, REPOSITORY, Host, add_volume, host, prediction, qt, seen_host  # noqa: F401
+from plugin_files import write_plugin_file
+from worker_desk import spin, worker_python
+
+from AnyMC3DLib.errors import InputError, PluginError
+
+SAMPLE = "HeadLesionPhantom"
+
+
+@pytest.fixture
+def engine_python(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The worker runs in a Python that has the engine."""
+    python = worker_python()
+    monkeypatch.setattr(sys, "executable", python)
+    # What is installed is another test's matter: here the worker's Python may not be this one.
+    monkeypatch.setattr("AnyMC3DUI.dependencies.Dependencies.missing", lambda self: ())
+    return python
+
+
+def loaded(running: Host) -> Any:
+    """The module's widget object, shown."""
+    running.load(MODULE)
+    running.started()
+    return running.show("AnyMC3D")
+
+
+def sample() -> Any:
+    import SampleData
+
+    return SampleData.downloadSample(SAMPLE)
+
+
+def file_answer(widget: Any, volume: Any, **how: Any) -> None:
+    """As if the worker had answered."""
+    from AnyMC3DUI.study import Study
+
+    (card,) = widget.desk.panel.ticked
+    answer = prediction(SAMPLE, **how)
+    widget.desk._found(Study({"image": volume}), {SAMPLE: answer}, (card,))
+
+
+def tick(widget: Any, row: int = 0) -> None:
+    widget.ui.pluginList.item(row).setCheckState(qt.Qt.Checked)
+
+
+def test_the_module_says_what_it_is(host: Host) -> None:  # noqa: F811
+    module = host.load(MODULE)
+    assert module.title == "AnyMC3D"
+    assert module.categories == ["Classification"]
+    assert "not for clinical use" in module.helpText
+    assert "2512.12887" in module.acknowledgementText
+    assert not module.icon.isNull()
+
+
+def test_the_shell_stays_a_shell() -> None:
+    assert len(MODULE.read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_the_sample_study_is_registered_and_its_plugin_installed(host: Host) -> None:  # noqa: F811
+    widget = loaded(host)
+    (source,) = slicer.modules.sampleDataSources["AnyMC3D"]
+    assert source.sampleName == SAMPLE
+    assert Path(source.thumbnailFileName).is_file()
+    assert widget.ui.pluginList.item(0).text().startswith(SAMPLE)
+    volume = sample()
+    assert volume.GetName() == SAMPLE
+    widget.desk.enter()
+    assert widget.desk.parameters.images["image"] is volume
+
+
+def test_a_person_who_removes_the_sample_plugin_is_rid_of_it(host: Host) -> None:  # noqa: F811
+    from AnyMC3DUI.plugin_folder import PluginFolder
+    from AnyMC3DUI.sample_data import install_plugin_once
+    from AnyMC3DUI.settings import plugin_folder
+
+    loaded(host)
+    folder = PluginFolder(plugin_folder())
+    folder.remove(folder.cards[0].path)
+    install_plugin_once(folder)
+    assert not folder.cards
+
+
+def test_settings_and_answers_come_back_with_a_saved_scene(host: Host, tmp_path: Path) -> None:  # noqa: F811
+    widget = loaded(host)
+    volume = sample()
+    tick(widget)
+    widget.ui.thresholdSlider.value = 0.7
+    file_answer(widget, volume)
+    assert "97.0 %" in widget.ui.heatClassSelector.itemText(0)
+    bundle = tmp_path / "scene.mrb"
+    slicer.util.saveScene(str(bundle))
+    slicer.mrmlScene.Clear(0)
+    assert widget.ui.resultsTitleLabel.text == "No study was classified yet."
+    assert widget.ui.pluginList.item(0).checkState() == qt.Qt.Unchecked
+    slicer.util.loadScene(str(bundle))
+    assert SAMPLE in widget.ui.resultsTitleLabel.text
+    assert "97.0 %" in widget.ui.heatClassSelector.itemText(0)
+    assert widget.ui.hotSpotTable.rowCount == 2
+    assert widget.ui.pluginList.item(0).checkState() == qt.Qt.Checked
+    assert widget.ui.thresholdSlider.value == pytest.approx(0.7)
+    assert widget.desk.parameters.images["image"].GetName() == SAMPLE
+
+
+def test_a_point_of_the_chart_moves_the_views_and_the_crosshair_to_its_slice(seen_host: Host) -> None:  # noqa: F811
+    widget = loaded(seen_host)
+    volume = sample()
+    tick(widget)
+    file_answer(widget, volume)
+    (button,) = widget.ui.chartsArea.findChildren(qt.QPushButton)
+    button.click()
+    manager = slicer.app.layoutManager()
+    view = manager.plotWidget(0).plotView()
+    (series, points), *_ = view.series()
+    assert len(points) == 4
+    view.select(series, 2)
+    assert manager.sliceWidget("Red").sliceLogic().GetSliceOffset() == pytest.approx(20.0)
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    assert crosshair.GetCrosshairRAS() == pytest.approx((0, 0, 20))
+
+
+def test_closing_the_scene_in_mid_job_ends_the_job_and_the_worker(host: Host, engine_python: str) -> None:  # noqa: F811
+    widget = loaded(host)
+    sample()
+    widget.desk.enter()
+    tick(widget)
+    widget.ui.classifyButton.click()
+    assert widget.ui.cancelButton.enabled
+    spin(lambda: widget.desk.session._client.ready)
+    slicer.mrmlScene.Clear(0)
+    assert not widget.desk.session.busy
+    assert not widget.ui.cancelButton.enabled
+    spin(lambda: not widget.desk.session._client._ending)
+
+
+def test_the_engines_answer_reaches_panel_scene_and_views(seen_host: Host, engine_python: str) -> None:  # noqa: F811
+    widget = loaded(seen_host)
+    volume = sample()
+    widget.desk.enter()
+    tick(widget)
+    widget.ui.classifyButton.click()
+    spin(lambda: widget.desk.overlay.visible)
+    results = widget.desk.store.latest()
+    assert results.predictions[SAMPLE]["decisions"]["lesion"]
+    heat = results.heat(SAMPLE, "lesion")
+    assert slicer.util.arrayFromVolume(heat).max() > 0.5
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert composite.GetForegroundVolumeID() == heat.GetID()
+    assert results.volume is volume
+    widget.ui.overlayButton.click()
+    assert not composite.GetForegroundVolumeID()
+
+
+def test_a_script_classifies_and_waits(host: Host, engine_python: str) -> None:  # noqa: F811
+    host.load(MODULE)
+    host.started()
+    volume = sample()
+    logic = sys.modules["AnyMC3D"].AnyMC3DLogic()
+    plugin = REPOSITORY / "Resources" / "Sample" / f"{SAMPLE}.safetensors"
+    answers = logic.classify(volume, [str(plugin)])
+    assert answers[SAMPLE]["decisions"]["lesion"]
+    heard: list[Any] = []
+    assert logic.classify(volume, [str(plugin)], done=heard.append, failed=heard.append) is None
+    spin(lambda: heard)
+    assert heard[0][SAMPLE]["probabilities"] == pytest.approx(answers[SAMPLE]["probabilities"], abs=1e-5)
+    logic.close()
+    from AnyMC3DUI.results import ResultStore
+
+    assert len(ResultStore(slicer.mrmlScene).all()) == 2
+
+
+def test_the_self_test_passes(host: Host, engine_python: str) -> None:  # noqa: F811
+    host.load(MODULE)
+    host.started()
+    slicer.selfTests["AnyMC3D"](msec=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda logic, volume: logic.classify(volume, ["Nothing"]), "There is no plugin 'Nothing'"),
+        (lambda logic, volume: logic.classify(volume, []), "No plugin is ticked"),
+        (lambda logic, volume: logic.classify({}, ["Two"]), "has no volume for 't1'"),
+        (lambda logic, volume: logic.classify(volume, ["Two"]), "need a volume for each of flair, t1"),
+        (lambda logic, volume: logic.classify(volume, ["Box"]), "looks at a region"),
+    ],
+)
+def test_a_script_is_told_at_once_what_is_wrong(host: Host, call: Callable, sentence: str) -> None:  # noqa: F811
+    from AnyMC3DUI.settings import plugin_folder
+
+    loaded(host)
+    write_plugin_file(plugin_folder() / "two.safetensors", name="Two", sources=("t1", "flair"))
+    write_plugin_file(plugin_folder() / "box.safetensors", name="Box", region="box")
+    logic = sys.modules["AnyMC3D"].AnyMC3DLogic()
+    with pytest.raises((InputError, PluginError), match=sentence):
+        call(logic, add_volume())
+    logic.close()
+
+
+def test_missing_packages_are_asked_about_and_installed_by_nothing_but_a_yes(host: Host) -> None:  # noqa: F811
+    from AnyMC3DUI.dependencies import Dependencies, Tools
+    from AnyMC3DUI.install_bar import InstallBar
+
+    widget = loaded(host)
+    there: dict[str, str] = {}
+    installed: list[list[str]] = []
+
+    def pip(arguments: list[str]) -> None:
+        installed.append(arguments)
+        there["torch"] = "2.6"
+
+    tools = Tools(
+        version_of=there.get, versions=lambda: there, pip_install=pip, install_torch=None,
+        is_imported=lambda name: False, allowed=lambda: True,
+    )  # fmt: skip
+    answers, asked, stopped = [False, True], [], []
+    bar = InstallBar(
+        widget.ui, Dependencies(tools, ["torch>=2.6"]), stop_engine=lambda: stopped.append(True),
+        ask=lambda question: (asked.append(question), answers[len(asked) - 1])[1],
+    )  # fmt: skip
+    assert bar.refresh()
+    assert not widget.ui.missingPackagesFrame.isHidden()
+    assert "torch" in widget.ui.missingPackagesLabel.text
+    bar.install()
+    assert not installed
+    bar.install(Path("/wheels") if Path("/wheels").is_dir() else None)
+    assert len(installed) == 1
+    assert stopped == [True]
+    assert widget.ui.missingPackagesFrame.isHidden()
+
+
+def test_a_reloaded_module_leaves_nothing_behind_in_the_views(seen_host: Host) -> None:  # noqa: F811
+    widget = loaded(seen_host)
+    volume = sample()
+    tick(widget)
+    file_answer(widget, volume)
+    results = widget.desk.store.latest()
+    widget.desk.results._set_button(True)
+    widget.desk.results._rendered(results, SAMPLE, "lesion", np.zeros((40, 112, 96), dtype=np.float32))
+    seen_host.app.moduleManager().unload("AnyMC3D")
+    composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
+    assert not composite.GetForegroundVolumeID()
+    again = loaded(seen_host)
+    assert SAMPLE in again.ui.resultsTitleLabel.text
