@@ -15,7 +15,7 @@ from AnyMC3DLib.messages import LogNote
 from .classify_panel import ClassifyPanel, Predictions
 from .dependencies import Dependencies, slicer_tools
 from .devices import choices_of
-from .filing import file_answers, grid_of
+from .filing import file_answers
 from .install_bar import InstallBar
 from .navigation import jump
 from .overlay import HeatOverlay
@@ -69,7 +69,7 @@ class Desk:
         self.panel.attach(self.session)
         self.results = ResultsPanel(
             ui, overlay=self.overlay, renderer=self.session, parameters=self.parameters,
-            jump=lambda ras: jump(scene, ras), grid_of=grid_of, save_report=save_report,
+            jump=lambda ras: jump(scene, ras), save_report=save_report,
         )  # fmt: skip
         self.install = InstallBar(ui, Dependencies(slicer_tools()), stop_engine=self.session.close)
         self._tag = self.parameters.connectGui(form)

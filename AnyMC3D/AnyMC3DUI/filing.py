@@ -7,7 +7,6 @@ from typing import Any
 
 import slicer
 
-from .handover import ijk_to_ras_of
 from .plugin_folder import PluginCard
 from .results import ResultStore, StudyResults
 from .study import Study
@@ -21,10 +20,5 @@ def file_answers(
     for card in cards:
         volume = study.images[card.sources[0]]
         groups.setdefault(volume.GetID(), (volume, {}))[1][card.name] = predictions[card.name]
-    return [store.write(volume, answers) for volume, answers in groups.values()]
-
-
-def grid_of(volume: slicer.vtkMRMLVolumeNode) -> tuple[tuple[int, int, int], Any]:
-    """The shape [k, j, i] of a volume and its affine to RAS, for heat to be rendered on."""
-    width, height, depth = volume.GetImageData().GetDimensions()
-    return (depth, height, width), ijk_to_ras_of(volume)
+    # As it was handed over: the volume may have been moved, or show another frame, since.
+    return [store.write(volume, answers, image=study.handed_image(volume)) for volume, answers in groups.values()]

@@ -42,7 +42,7 @@ class Renderer(Protocol):
 
 
 class ResultsPanel:
-    """Connects the widgets of the section to the roles. `grid_of` gives a volume's shape and affine."""
+    """Connects the widgets of the section to the roles."""
 
     def __init__(
         self,
@@ -52,11 +52,10 @@ class ResultsPanel:
         renderer: Renderer,
         parameters: AnyMC3DParameters,
         jump: Callable[[Sequence[float]], None],
-        grid_of: Callable[[Any], tuple[Sequence[int], Any]],
         save_report: Callable[[Sequence[StudyResults]], str | None],
     ) -> None:
         self._ui, self._overlay, self._renderer = ui, overlay, renderer
-        self._parameters, self._jump, self._grid_of, self._save = parameters, jump, grid_of, save_report
+        self._parameters, self._jump, self._save = parameters, jump, save_report
         self._results: tuple[StudyResults, ...] = ()
         self._charted: tuple[str, str] | None = None
         self._chart_view: Any = None
@@ -258,7 +257,7 @@ class ResultsPanel:
             return
         self._say(_("Rendering the heat…"))
         try:
-            shape, affine = self._grid_of(results.volume)
+            shape, affine = results.grid
             self._renderer.render(
                 plugin, class_name, shape=shape, ijk_to_ras=affine,
                 done=lambda array: self._rendered(results, plugin, class_name, array), failed=self._no_heat,

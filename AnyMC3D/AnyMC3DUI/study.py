@@ -23,13 +23,18 @@ class Study:
         self.images = {source: node for source, node in images.items() if node is not None}
         self.regions = {source: node for source, node in (regions or {}).items() if node is not None}
         self.segments = dict(segments or {})
+        self._handed: dict[str, HandedImage] = {}
+
+    def handed_image(self, volume: slicer.vtkMRMLVolumeNode) -> HandedImage | None:
+        """The volume as `ticked` gave it last."""
+        return next((image for source, image in self._handed.items() if self.images[source] is volume), None)
 
     def ticked(self, cards: Iterable[PluginCard]) -> list[Ticked]:
         """Each plugin with its images and regions; raises InputError for a volume or region that cannot be used.
 
         Plugins that look at the same volume are given the same object, so that it is handed over once.
         """
-        images: dict[str, HandedImage] = {}
+        self._handed = images = {}
         regions: dict[str, HandedBox | HandedLabels] = {}
         made = []
         for card in cards:

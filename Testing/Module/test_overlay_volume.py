@@ -158,13 +158,14 @@ def test_the_anatomy_looks_the_same_with_heat_elsewhere_and_without(scene: Scene
 
 
 def test_a_coarse_and_a_fine_volume_look_alike(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    depths = []
+    block, depths = np.zeros((SIZE, SIZE, SIZE), np.int16), []
+    block[8:36, 8:36, 8:36] = 1000
     for most in (fused.MOST_VOXELS, SIZE**3 // 8):
         monkeypatch.setattr(fused, "MOST_VOXELS", most)
-        shown = Shown(scene, heat=balls(NEAR_BACK, hottest=0.0))
-        shown.show(solidity=0.6)
+        shown = Shown(scene, array=block, heat=balls(NEAR_BACK, hottest=0.0))
+        shown.show(solidity=0.3)
         picture = scene.three_d_picture(FROM_FRONT, zoom=1.3).astype(int)
-        place = scene.three_d_pixel(studies.world_of(shown.anatomy, (32, 22, 34)))
+        place = scene.three_d_pixel((0, 0, 0))
         depths.append(np.abs(picture[place] - picture[2, 2]).sum())
         shown.overlay.close()
         scene.mrml.RemoveNode(shown.anatomy)

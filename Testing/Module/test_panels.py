@@ -55,7 +55,6 @@ def plugins(tmp_path: Path) -> Path:
 @pytest.fixture
 def desk(host: Host, plugins: Path) -> Desk:  # noqa: F811
     from AnyMC3DUI.classify_panel import ClassifyPanel
-    from AnyMC3DUI.filing import grid_of
     from AnyMC3DUI.parameters import AnyMC3DParameters
     from AnyMC3DUI.plugin_folder import PluginFolder
     from AnyMC3DUI.results_panel import ResultsPanel
@@ -72,7 +71,7 @@ def desk(host: Host, plugins: Path) -> Desk:  # noqa: F811
     )
     classify.attach(session)
     results = ResultsPanel(
-        ui, overlay=overlay, renderer=session, parameters=parameters, jump=jumps.append, grid_of=grid_of,
+        ui, overlay=overlay, renderer=session, parameters=parameters, jump=jumps.append,
         save_report=lambda shown: f"{len(shown)} saved",
     )  # fmt: skip
     parameters.connectGui(form)
