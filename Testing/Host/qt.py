@@ -75,7 +75,9 @@ def _read_only(name: str) -> Callable:
 
 
 def _has_signal(sender: QtCore.QObject, signature: str) -> bool:
-    return sender.metaObject().indexOfSignal(QtCore.QMetaObject.normalizedSignature(signature).data().decode()) >= 0
+    # The class's own: the wrapper of `metaObject()` is now and then taken for one that is gone already.
+    known = type(sender).staticMetaObject
+    return known.indexOfSignal(QtCore.QMetaObject.normalizedSignature(signature).data().decode()) >= 0
 
 
 def _bound_signal(sender: QtCore.QObject, signature: str) -> Any:

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from places import REPOSITORY
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from places import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
