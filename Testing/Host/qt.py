@@ -150,7 +150,7 @@ def _has(instance: QtCore.QObject, name: str) -> bool:
 
 
 def _declares(instance: QtCore.QObject, name: str) -> bool:
-    return instance.metaObject().indexOfProperty(name) >= 0
+    return type(instance).staticMetaObject.indexOfProperty(name) >= 0
 
 
 def _classes() -> list[type]:
