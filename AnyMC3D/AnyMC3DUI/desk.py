@@ -27,6 +27,7 @@ from .results_panel import ResultsPanel
 from .sample_data import install_plugin_once
 from .session import ClassifySession
 from .settings import plugin_folder
+from .steps import in_turns
 from .study import Study
 from .worker_client import WorkerClient
 
@@ -62,7 +63,7 @@ class Desk:
         folder = PluginFolder(plugin_folder())
         install_plugin_once(folder)
         self.parameters = parameters()
-        self.overlay = HeatOverlay(scene)
+        self.overlay = HeatOverlay(scene, in_turns)
         self.store = ResultStore(scene)
         self.panel = ClassifyPanel(ui, scene=scene, folder=folder, parameters=self.parameters, found=self._found)
         self.session = ClassifySession(self._engine.client, self.panel, device=self.parameters.device)

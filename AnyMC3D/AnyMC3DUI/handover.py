@@ -1,11 +1,12 @@
 """What goes from the scene to the worker, and what comes back: images, regions, heat, and where they lie in RAS.
 
-Nothing is computed here beyond a look for values that are no numbers; voxels are handed on as they lie in memory.
+Nothing is computed here; voxels are handed on as they lie in memory, and the engine looks at what they hold.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +16,14 @@ import vtk
 
 from AnyMC3DLib.errors import InputError
 
+from .coarse_grid import CoarseGrid
 from .earlier import nodes_of_class
 from .heat_look import HEAT_ATTRIBUTE, dress
 
 Matrix = npt.NDArray[np.float64]  # [4, 4]
 
 FRAME_ATTRIBUTE = "AnyMC3D.Frame"
-_PIECE = 1 << 22  # values looked at together, so that the look needs no memory of its own
+FACTORS_ATTRIBUTE = "AnyMC3D.Factors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +60,9 @@ def image_of(node: slicer.vtkMRMLVolumeNode) -> HandedImage:
     """The voxels of a volume as they are now, of a sequence's proxy the frame that it shows, and their place.
 
     The array is the scene's own memory: copy it before the scene changes. Raises InputError, in one sentence, for a
-    volume without voxels, with values that are not finite, or of neither one nor three values a voxel, and for a
-    place that no single affine describes.
+    volume without voxels, or of neither one nor three values a voxel, and for a place that no single affine describes.
     """
-    array = _voxels(node)
-    _check_finite(array, _title(node))
-    return HandedImage(array, ijk_to_ras_of(node), node.GetName() or "", frame_of(node))
+    return HandedImage(_voxels(node), ijk_to_ras_of(node), node.GetName() or "", frame_of(node))
 
 
 def ijk_to_ras_of(node: slicer.vtkMRMLVolumeNode) -> Matrix:
@@ -124,18 +123,25 @@ def region_of(
 
 
 def heat_node(
-    scene: slicer.vtkMRMLScene, array: npt.NDArray, *, like: slicer.vtkMRMLVolumeNode, name: str
+    scene: slicer.vtkMRMLScene,
+    array: npt.NDArray,
+    *,
+    like: slicer.vtkMRMLVolumeNode,
+    name: str,
+    factors: Sequence[int] = (1, 1, 1),
 ) -> slicer.vtkMRMLScalarVolumeNode:
-    """A volume of heat [k, j, i] in [0, 1] on the grid of `like`, and wherever a transform takes that.
+    """A volume of heat [k, j, i] in [0, 1] over `like`, and wherever a transform takes that.
 
-    An array of bytes has a heat of 1 at 255. Raises InputError for another shape, or values that are no heat.
+    Its voxels are those of `like`, or blocks of `factors` of them along (k, j, i). An array of bytes has a heat of 1
+    at 255. Raises InputError for another shape, or values that are no heat.
     """
-    heat = _checked_heat(array, like)
+    heat = _checked_heat(array, like, factors)
     node = slicer.vtkMRMLScalarVolumeNode()
     node.SetName(name)
     slicer.util.updateVolumeFromArray(node, heat)
     node = scene.AddNode(node)
     node.SetAttribute(HEAT_ATTRIBUTE, "1")
+    node.SetAttribute(FACTORS_ATTRIBUTE, " ".join(map(str, factors)))
     frame = frame_of(like)
     if frame is not None:
         node.SetAttribute(FRAME_ATTRIBUTE, frame)
@@ -145,11 +151,18 @@ def heat_node(
 
 
 def place_like(node: slicer.vtkMRMLVolumeNode, like: slicer.vtkMRMLVolumeNode) -> None:
-    """Put the volume where `like` is: the same header, under the same transform."""
+    """Put the volume where `like` is, of whose voxels its own are blocks: a header that fits, the same transform."""
     matrix = vtk.vtkMatrix4x4()
     like.GetIJKToRASMatrix(matrix)
-    node.SetIJKToRASMatrix(matrix)
+    to_ras = slicer.util.arrayFromVTKMatrix(matrix) @ grid_of(node, like).to_image
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
     node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
+
+
+def grid_of(node: slicer.vtkMRMLVolumeNode, like: slicer.vtkMRMLVolumeNode) -> CoarseGrid:
+    """The blocks of the voxels of `like` that the voxels of `node` are."""
+    factors = (node.GetAttribute(FACTORS_ATTRIBUTE) or "1 1 1").split()
+    return CoarseGrid(like.GetImageData().GetDimensions()[::-1], tuple(map(int, factors)))
 
 
 def _voxels(node: slicer.vtkMRMLVolumeNode) -> npt.NDArray:
@@ -169,24 +182,17 @@ def _voxels(node: slicer.vtkMRMLVolumeNode) -> npt.NDArray:
     return array
 
 
-def _check_finite(array: npt.NDArray, title: str) -> None:
-    if array.dtype.kind != "f":
-        return
-    flat = array.reshape(-1)
-    for start in range(0, flat.size, _PIECE):
-        if not np.isfinite(flat[start : start + _PIECE]).all():
-            raise InputError(f"{title} holds values that are not finite numbers: replace them first.")
-
-
-def _checked_heat(array: npt.NDArray, like: slicer.vtkMRMLVolumeNode) -> npt.NDArray[np.float32]:
+def _checked_heat(
+    array: npt.NDArray, like: slicer.vtkMRMLVolumeNode, factors: Sequence[int]
+) -> npt.NDArray[np.float32]:
     image = like.GetImageData()
-    wanted = image.GetDimensions()[::-1] if image else None
+    wanted = CoarseGrid(image.GetDimensions()[::-1], tuple(factors)).shape if image else None
     if array.shape != wanted:
         raise InputError(f"The heat has the shape {array.shape}, but {_title(like)} has {wanted}: classify it again.")
     if array.dtype == np.uint8:
         return np.divide(array, 255, dtype=np.float32)
-    _check_finite(array, "The heat")
-    if array.dtype.kind != "f" or array.min() < 0 or array.max() > 1:
+    # Not the other way round, which would let pass what is no number.
+    if array.dtype.kind != "f" or not (array.min() >= 0 and array.max() <= 1):
         raise InputError("The heat holds values outside 0 to 1: classify the study again.")
     return array.astype(np.float32, copy=False)
 

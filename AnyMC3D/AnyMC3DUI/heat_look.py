@@ -45,11 +45,12 @@ def colour_node(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLColorTableNode:
 
 def dress(node: slicer.vtkMRMLScalarVolumeNode, *, threshold: float = THRESHOLD) -> None:
     """Give the heat volume its colours, the fixed scale from 0 to 1, and a threshold below which it is not there."""
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
+    display = slicer.vtkMRMLScalarVolumeDisplayNode()
+    # Before it knows of the volume: a default display node counts all its voxels for a window that is not wanted.
+    display.AutoWindowLevelOff()
+    display = node.GetScene().AddNode(display)
     changing = display.StartModify()
     display.SetAndObserveColorNodeID(colour_node(node.GetScene()).GetID())
-    display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(0.0, 1.0)
     # Patches are coarse, and steps between them would look like findings.
     display.SetInterpolate(True)
@@ -58,3 +59,4 @@ def dress(node: slicer.vtkMRMLScalarVolumeNode, *, threshold: float = THRESHOLD)
     # Without the threshold the layer would darken the anatomy where there is no heat.
     display.SetApplyThreshold(True)
     display.EndModify(changing)
+    node.SetAndObserveDisplayNodeID(display.GetID())

@@ -13,7 +13,8 @@ from AnyMC3DLib.errors import InputError
 from .handover import FRAME_ATTRIBUTE, browser_of, frame_of, place_like
 from .heat_look import THRESHOLD
 from .overlay_slices import SliceHeat
-from .overlay_volume import VolumeHeat
+from .overlay_volume import Painting, VolumeHeat
+from .turns import Runner, at_once
 from .watching import Watch
 
 OPACITY = 0.6
@@ -24,12 +25,13 @@ class HeatOverlay:
     """One heatmap at a time over the views of a scene.
 
     It ends by itself when the scene is closed, or the anatomy or the heat is removed. While a sequence shows another
-    frame than the one that was classified, the heat waits. `close` ends the overlay for good.
+    frame than the one that was classified, the heat waits. `run` runs what takes long, the drawing in 3D. `close`
+    ends the overlay for good.
     """
 
-    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+    def __init__(self, scene: slicer.vtkMRMLScene, run: Runner = at_once) -> None:
         self._scene = scene
-        self._slices, self._volume = SliceHeat(scene), VolumeHeat(scene)
+        self._slices, self._volume = SliceHeat(scene), VolumeHeat(scene, run)
         self._anatomy: slicer.vtkMRMLVolumeNode | None = None
         self._heat: slicer.vtkMRMLScalarVolumeNode | None = None
         self._caption = ""
@@ -64,7 +66,7 @@ class HeatOverlay:
         self._opacity = _share(value, "opacity")
         if self._drawn:
             self._slices.set_opacity(self._opacity)
-            self._volume.paint(threshold=self._threshold, opacity=self._opacity)
+            self._volume.paint(self._painting)
 
     @property
     def threshold(self) -> float:
@@ -76,7 +78,7 @@ class HeatOverlay:
         self._threshold = _share(value, "threshold")
         if self._drawn:
             self._slices.set_threshold(self._threshold)
-            self._volume.paint(threshold=self._threshold, opacity=self._opacity)
+            self._volume.paint(self._painting)
 
     @property
     def solidity(self) -> float:
@@ -87,7 +89,7 @@ class HeatOverlay:
     def solidity(self, value: float) -> None:
         self._solidity = _share(value, "solidity")
         if self._drawn:
-            self._volume.set_solidity(self._solidity, threshold=self._threshold, opacity=self._opacity)
+            self._volume.paint(self._painting)
 
     @property
     def in_3d(self) -> bool:
@@ -128,6 +130,10 @@ class HeatOverlay:
         self.hide()
         self._scene_watch.stop()
 
+    @property
+    def _painting(self) -> Painting:
+        return Painting(self._threshold, self._opacity, self._solidity)
+
     def _draw_or_wait(self) -> None:
         frame = self._heat.GetAttribute(FRAME_ATTRIBUTE)
         if frame is not None and frame != frame_of(self._anatomy):
@@ -144,10 +150,7 @@ class HeatOverlay:
 
     def _show_volume(self) -> None:
         with self._own_changes():
-            self._volume.show(
-                self._anatomy, self._heat,
-                threshold=self._threshold, opacity=self._opacity, solidity=self._solidity,
-            )  # fmt: skip
+            self._volume.show(self._anatomy, self._heat, self._painting)
 
     def _take_off(self) -> None:
         self._drawn = False

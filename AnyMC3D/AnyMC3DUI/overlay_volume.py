@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import slicer
 import slicer.util
 import vtk
 
+from .coarse_grid import CoarseGrid
 from .earlier import is_remembered, nodes_of_class, recall, remember
 from .fused import AnatomyLook, FusedVolume
-from .handover import place_like
+from .handover import FACTORS_ATTRIBUTE, grid_of, place_like
+from .turns import Cancel, Runner, Work, at_once
 
 FUSED_ATTRIBUTE = "AnyMC3D.Fused"
 _RENDERINGS = "vtkMRMLVolumeRenderingDisplayNode"
@@ -19,70 +23,60 @@ _TISSUE = np.array([0.80, 0.75, 0.71])
 _STEPS_ACROSS = 200  # units of opacity along a volume's diagonal, so that coarse and fine volumes look alike
 
 
-class VolumeHeat:
-    """The fused volume in the 3D views of a scene; the user's own volume renderings come back with `hide`."""
+@dataclasses.dataclass(frozen=True)
+class Painting:
+    """Heat from `threshold` on, how much it covers, and how solid the anatomy is where the user has not said so."""
 
-    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
-        self._scene = scene
+    threshold: float
+    opacity: float
+    solidity: float
+
+
+class VolumeHeat:
+    """The fused volume in the 3D views of a scene; the user's own volume renderings come back with `hide`.
+
+    `run` runs what takes long: filling and painting the volume.
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene, run: Runner = at_once) -> None:
+        self._scene, self._run = scene, run
         self._fused: FusedVolume | None = None
         self._node: slicer.vtkMRMLVectorVolumeNode | None = None
         self._made: list[slicer.vtkMRMLNode] = []
+        self._wanted: Painting | None = None
+        self._let_go: Cancel | None = None
+        self._working = False
 
     @property
     def node(self) -> slicer.vtkMRMLVectorVolumeNode | None:
         """The fused volume, as long as it is in the scene."""
         return self._node if self._node is not None and self._node.GetScene() is self._scene else None
 
-    def show(
-        self,
-        anatomy: slicer.vtkMRMLVolumeNode,
-        heat: slicer.vtkMRMLScalarVolumeNode,
-        *,
-        threshold: float,
-        opacity: float,
-        solidity: float,
-    ) -> None:
+    def show(self, anatomy: slicer.vtkMRMLVolumeNode, heat: slicer.vtkMRMLScalarVolumeNode, painting: Painting) -> None:
         """Draw anatomy and heat together; where the user renders the anatomy already, with the same look.
 
         A picture of one slice has no volume to draw, and none is shown; nor is heat on another grid.
         """
         self._remove_made()
         values, warmth = slicer.util.arrayFromVolume(anatomy), slicer.util.arrayFromVolume(heat)
-        if min(values.shape[:3]) < 2 or warmth.shape != values.shape[:3]:
+        grid = grid_of(heat, anatomy)
+        if grid.shape == values.shape[:3]:
+            grid = CoarseGrid.of(values.shape, anatomy.GetSpacing()[::-1])
+        if min(values.shape[:3]) < 2 or warmth.shape not in (values.shape[:3], grid.shape):
             return
-        own = _rendering_of(anatomy)
-        self._fused = FusedVolume(values, warmth, np.array(anatomy.GetSpacing()))
-        self._own_look = None if own is None else _look_of(own)
-        self._fused.set_look(self._own_look or _default_look(self._fused, solidity))
-        self._hide_renderings()
-        self._node = self._add_fused(anatomy)
-        self._properties = self._add_properties(own)
-        self.paint(threshold=threshold, opacity=opacity)
-        self._add_rendering(own)
+        self._wanted = painting
+        self._begin(self._building(anatomy, FusedVolume(grid), values, warmth))
 
-    def set_solidity(self, solidity: float, *, threshold: float, opacity: float) -> None:
-        """How solid the anatomy is, unless the user's own volume rendering says so already."""
-        if self.node is not None and self._fused is not None and self._own_look is None:
-            self._fused.set_look(_default_look(self._fused, solidity))
-            self.paint(threshold=threshold, opacity=opacity)
-
-    def paint(self, *, threshold: float, opacity: float) -> None:
-        """Colour the heat again."""
-        if self.node is not None and self._fused is not None:
-            target = slicer.util.arrayFromVolume(self._node)
-            densest = self._fused.paint(target, threshold=threshold, opacity=opacity)
-            _set_opacity(self._properties.GetVolumeProperty(), densest)
-            slicer.util.arrayFromVolumeModified(self._node)
+    def paint(self, painting: Painting) -> None:
+        """Colour anatomy and heat again; what is being painted already is painted once more, thereafter."""
+        self._wanted = painting
+        if not self._working and self.node is not None and self._fused is not None:
+            self._begin(self._painting())
 
     def follow(self, anatomy: slicer.vtkMRMLVolumeNode) -> None:
         """Put the fused volume where the anatomy is now."""
-        if self.node is None or self._fused is None:
-            return
-        place_like(self._node, anatomy)
-        matrix = vtk.vtkMatrix4x4()
-        anatomy.GetIJKToRASMatrix(matrix)
-        to_ras = slicer.util.arrayFromVTKMatrix(matrix) @ self._fused.to_grid
-        self._node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
+        if self.node is not None:
+            place_like(self._node, anatomy)
 
     def hide(self) -> None:
         """Remove the fused volume and give the views back what they showed."""
@@ -91,7 +85,38 @@ class VolumeHeat:
             if recall(rendering) is not None:
                 rendering.SetVisibility(True)
 
+    def _begin(self, work: Work) -> None:
+        self._working = True
+        self._let_go = self._run(work)
+
+    def _building(
+        self, anatomy: slicer.vtkMRMLVolumeNode, fused: FusedVolume, values: npt.NDArray, warmth: npt.NDArray
+    ) -> Work:
+        yield from fused.fill(values, warmth)
+        own = _rendering_of(anatomy)
+        self._fused, self._own_look = fused, None if own is None else _look_of(own)
+        self._node = self._add_fused(anatomy)
+        self._properties = self._add_properties(own)
+        yield from self._painting()
+        self._hide_renderings()
+        self._add_rendering(own)
+
+    def _painting(self) -> Work:
+        target, painted = slicer.util.arrayFromVolume(self._node), None
+        while painted != self._wanted:
+            painted = self._wanted
+            self._fused.set_look(self._own_look or _default_look(self._fused, painted.solidity))
+            densest = yield from self._fused.paint(target, threshold=painted.threshold, opacity=painted.opacity)
+        self._working = False
+        # Removed meanwhile by somebody else, it has nobody to tell.
+        if self.node is not None:
+            _set_opacity(self._properties.GetVolumeProperty(), densest)
+            slicer.util.arrayFromVolumeModified(self._node)
+
     def _remove_made(self) -> None:
+        if self._let_go is not None:
+            self._let_go()
+        self._let_go, self._working = None, False
         for node in self._made:
             if node.GetScene() is self._scene:
                 self._scene.RemoveNode(node)
@@ -107,6 +132,7 @@ class VolumeHeat:
     def _add_fused(self, anatomy: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLVectorVolumeNode:
         node = slicer.vtkMRMLVectorVolumeNode()
         node.SetName(f"{anatomy.GetName()} with heat")
+        node.SetAttribute(FACTORS_ATTRIBUTE, " ".join(map(str, self._fused.grid.factors)))
         image = vtk.vtkImageData()
         image.SetDimensions(*self._fused.shape[::-1])
         image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 4)
@@ -121,7 +147,7 @@ class VolumeHeat:
         if own is not None and self._own_look is not None:
             source = own.GetVolumePropertyNode().GetVolumeProperty()
             target.DeepCopy(source)
-            _set_unit(target, source.GetScalarOpacityUnitDistance(0) / self._fused.shrinking)
+            _set_unit(target, source.GetScalarOpacityUnitDistance(0) / self._fused.grid.shrinking)
         else:
             target.SetShade(True)
             target.SetAmbient(0.45)

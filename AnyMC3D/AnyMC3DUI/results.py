@@ -18,6 +18,7 @@ import vtk
 from AnyMC3DLib.errors import InputError
 
 from . import result_nodes as nodes
+from .coarse_grid import CoarseGrid
 from .earlier import nodes_of_class
 from .handover import HandedImage, frame_of, heat_node, ijk_to_ras_of, transform_of
 
@@ -65,12 +66,18 @@ class StudyResults:
         return self._content["frame"]
 
     @property
-    def grid(self) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
-        """The shape [k, j, i] and the affine to RAS of the volume as it was classified: heat is rendered on it.
+    def heat_grid(self) -> tuple[tuple[int, int, int], npt.NDArray[np.float64]]:
+        """The shape [k, j, i] and the affine to RAS of the grid that heat is rendered on.
 
-        Where the volume has been moved since, its present affine would put the heat beside the anatomy.
+        It is that of the volume as it was classified, coarser for a large one. Where the volume has been moved since,
+        its present affine would put the heat beside the anatomy.
         """
-        return tuple(self._content["shape"]), np.array(self._content["ijk_to_ras"])
+        grid = CoarseGrid(tuple(self._content["shape"]), self._factors)
+        return grid.shape, np.array(self._content["ijk_to_ras"]) @ grid.to_image
+
+    @property
+    def _factors(self) -> tuple[int, int, int]:
+        return tuple(self._content.get("heat_factors", (1, 1, 1)))
 
     @property
     def folder(self) -> int:
@@ -95,20 +102,19 @@ class StudyResults:
         """The heatmap of a class, once it was rendered."""
         return self._found(_HEAT, plugin=plugin, class_name=class_name)
 
-    def add_heat(
-        self, plugin: str, class_name: str, array: npt.NDArray, *, like: slicer.vtkMRMLVolumeNode | None = None
-    ) -> slicer.vtkMRMLScalarVolumeNode:
-        """Keep the heat [k, j, i] of a class, rendered on `grid`, or on that of `like`; an earlier one goes.
+    def add_heat(self, plugin: str, class_name: str, array: npt.NDArray) -> slicer.vtkMRMLScalarVolumeNode:
+        """Keep the heat [k, j, i] of a class, rendered on `heat_grid`; an earlier one goes.
 
         Raises InputError if the volume is gone, shows another frame, or has another grid.
         """
-        volume = like or self.volume
+        volume = self.volume
         if volume is None:
             raise InputError("The volume that was classified is not in the scene any more: load and classify it again.")
-        if volume is self.volume and self.frame != frame_of(volume):
+        if self.frame != frame_of(volume):
             raise InputError("The sequence shows another frame than was classified: go back to it, or classify again.")
         scene = self.record.GetScene()
-        node = heat_node(scene, array, like=volume, name=f"{class_name} heat ({plugin})")
+        name = f"{class_name} heat ({plugin})"
+        node = heat_node(scene, array, like=volume, name=name, factors=self._factors)
         earlier = self.heat(plugin, class_name)
         if earlier is not None:
             nodes.remove(earlier, _hierarchy(scene))
@@ -217,10 +223,13 @@ class ResultStore:
             raise InputError("There is no answer to keep: classify the study first.")
         if volume is None or volume.GetScene() is not self._scene:
             raise InputError("The volume that was classified is not in the scene any more: load and classify it again.")
+        affine = ijk_to_ras_of(volume) if image is None else image.ijk_to_ras
+        shape = volume.GetImageData().GetDimensions()[::-1]
         content = {
             "predictions": dict(predictions),
-            "ijk_to_ras": (ijk_to_ras_of(volume) if image is None else image.ijk_to_ras).tolist(),
-            "shape": list(volume.GetImageData().GetDimensions()[::-1]),
+            "ijk_to_ras": affine.tolist(),
+            "shape": list(shape),
+            "heat_factors": list(CoarseGrid.of(shape, np.linalg.norm(affine[:3, 2::-1], axis=0)).factors),
             "frame": frame_of(volume) if image is None else image.frame,
         }
         text = json.dumps(content)

@@ -257,7 +257,7 @@ class ResultsPanel:
             return
         self._say(_("Rendering the heat…"))
         try:
-            shape, affine = results.grid
+            shape, affine = results.heat_grid
             self._renderer.render(
                 plugin, class_name, shape=shape, ijk_to_ras=affine,
                 done=lambda array: self._rendered(results, plugin, class_name, array), failed=self._no_heat,

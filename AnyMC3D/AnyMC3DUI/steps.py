@@ -14,6 +14,8 @@ import qt
 
 from AnyMC3DLib.errors import AnyMC3DError
 
+from .turns import Cancel, Work
+
 logger = logging.getLogger(__name__)
 
 # Of every turn of the event loop; drawing at 60 frames a second leaves as much.
@@ -36,7 +38,7 @@ Steps = Generator[Step, Any, Any]
 class InTurns:
     """Runs a generator a few milliseconds at a time, between the events of the application."""
 
-    def __init__(self, work: Generator[float, None, Any], *, progress: Callable[[float], None] | None = None) -> None:
+    def __init__(self, work: Work, *, progress: Callable[[float], None] | None = None) -> None:
         self._work, self._progress = work, progress
         self._over = False
         self._done: Callable[[Any], None] | None = None
@@ -50,7 +52,9 @@ class InTurns:
     def cancel(self) -> None:
         """As `Step.cancel`: the generator is closed where it stands."""
         self._over = True
-        self._work.close()
+        # Work that lets itself go is closed when its piece is done.
+        if not self._work.gi_running:
+            self._work.close()
 
     def _later(self) -> None:
         # Not one repeating timer: it would be deleted within its own signal, which PythonQt does not survive.
@@ -71,9 +75,23 @@ class InTurns:
         except Exception as error:
             self._failed(error)
         else:
+            if self._over:
+                self._work.close()
+                return
             if self._progress is not None:
                 self._progress(far)
             self._later()
+
+
+def in_turns(work: Work) -> Cancel:
+    """As `turns.Runner`: between the events of the application."""
+
+    def failed(error: Exception) -> None:
+        logger.error("What was done in turns failed.", exc_info=error)
+
+    job = InTurns(work)
+    job.begin(lambda _: None, failed)
+    return job.cancel
 
 
 class Sequence:

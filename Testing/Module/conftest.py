@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -29,6 +30,21 @@ collect_ignore = [] if HAS_SLICER else SCENE_TESTS
 def pytest_report_header() -> str:
     """Say which tests are left out, and how to have them."""
     return "" if HAS_SLICER else "no tests of the scene: slicer-core is not installed (pip install -e '.[gui]')"
+
+
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """What the imports left is no garbage, and need not be looked at again and again."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_collection_within_a_test(imported: None) -> Iterator[None]:
+    """Widgets and nodes that are garbage go between tests: in the midst of its own work Qt may not survive that."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
 
 
 @pytest.fixture

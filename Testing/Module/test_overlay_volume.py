@@ -9,9 +9,10 @@ import slicer
 import slicer.util
 import studies
 import vtk
-from AnyMC3DUI import fused
+from AnyMC3DUI import coarse_grid, fused
 from AnyMC3DUI.handover import heat_node
 from AnyMC3DUI.overlay import HeatOverlay
+from AnyMC3DUI.turns import Cancel, Work, finish
 from scene import Scene
 
 SIZE = 44
@@ -160,8 +161,8 @@ def test_the_anatomy_looks_the_same_with_heat_elsewhere_and_without(scene: Scene
 def test_a_coarse_and_a_fine_volume_look_alike(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     block, depths = np.zeros((SIZE, SIZE, SIZE), np.int16), []
     block[8:36, 8:36, 8:36] = 1000
-    for most in (fused.MOST_VOXELS, SIZE**3 // 8):
-        monkeypatch.setattr(fused, "MOST_VOXELS", most)
+    for most in (coarse_grid.MOST_VOXELS, SIZE**3 // 8):
+        monkeypatch.setattr(coarse_grid, "MOST_VOXELS", most)
         shown = Shown(scene, array=block, heat=balls(NEAR_BACK, hottest=0.0))
         shown.show(solidity=0.3)
         picture = scene.three_d_picture(FROM_FRONT, zoom=1.3).astype(int)
@@ -190,7 +191,7 @@ def test_heat_is_drawn_where_the_lesion_is_in_the_world(scene: Scene, geometry: 
 
 
 def test_a_volume_that_is_drawn_smaller_lies_in_the_same_place(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "MOST_VOXELS", 20_000)
+    monkeypatch.setattr(coarse_grid, "MOST_VOXELS", 20_000)
     shown = Shown(scene, heat=balls(NEAR_BACK))
     shown.show(solidity=0.2)
     assert np.prod(shown.fused_node().GetImageData().GetDimensions()) <= 20_000
@@ -330,3 +331,76 @@ def test_heat_of_a_sequence_is_out_of_3d_while_another_frame_is_shown(scene: Sce
         drawn.append(len(slicer.util.getNodesByClass("vtkMRMLVectorVolumeNode", scene.mrml)))
     assert drawn == [1, 0, 1]
     overlay.close()
+
+
+class Waiting:
+    """A runner that works when it is told to."""
+
+    def __init__(self) -> None:
+        self.work: Work | None = None
+        self.begun = 0
+
+    def __call__(self, work: Work) -> Cancel:
+        self.work, self.begun = work, self.begun + 1
+        return work.close
+
+    def turns(self, count: int) -> None:
+        for _ in range(count):
+            next(self.work)
+
+
+@pytest.fixture
+def waiting(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    """The overlay of `shown` works in turns, of a few voxels each."""
+    monkeypatch.setattr(fused, "_SLAB_VOXELS", 10 * SIZE**2)
+    shown.overlay.close()
+    runner = Waiting()
+    shown.overlay = HeatOverlay(shown.scene.mrml, runner)
+    return runner
+
+
+def test_drawing_in_3d_goes_on_in_turns_and_the_users_rendering_is_shown_until_then(
+    shown: Shown, waiting: Waiting
+) -> None:
+    own = shown.add_rendering()
+    shown.show()
+    waiting.turns(3)
+    assert shown.fused_node() is None and own.GetVisibility()
+    finish(waiting.work)
+    assert shown.fused_node() is not None and not own.GetVisibility()
+
+
+def test_a_slider_that_moves_while_it_is_painted_counts_in_the_end(shown: Shown, waiting: Waiting) -> None:
+    shown.show()
+    finish(waiting.work)
+    shown.overlay.threshold = 0.9
+    waiting.turns(2)
+    shown.overlay.threshold = 0.7
+    shown.overlay.opacity = 0.3
+    assert waiting.begun == 2
+    finish(waiting.work)
+    found = slicer.util.arrayFromVolume(shown.fused_node()).copy()
+    shown.overlay.close()
+    shown.overlay = HeatOverlay(shown.scene.mrml)
+    shown.overlay.threshold, shown.overlay.opacity = 0.7, 0.3
+    shown.show()
+    assert np.array_equal(found, slicer.util.arrayFromVolume(shown.fused_node()))
+
+
+@pytest.mark.parametrize("turns", [0, 3, 14])
+def test_hiding_while_it_is_drawn_leaves_nothing_behind(shown: Shown, waiting: Waiting, turns: int) -> None:
+    before, own = shown.scene.node_count(), shown.add_rendering()
+    with_own = shown.scene.node_count()
+    shown.show()
+    waiting.turns(turns)
+    shown.overlay.hide()
+    assert list(waiting.work) == [] and own.GetVisibility() and shown.fused_node() is None
+    kept = len(slicer.util.getNodesByClass("vtkMRMLColorTableNode", shown.scene.mrml))
+    assert before < shown.scene.node_count() <= with_own + kept
+
+
+def test_removing_the_anatomy_while_it_is_drawn_is_no_harm(shown: Shown, waiting: Waiting) -> None:
+    shown.show()
+    waiting.turns(3)
+    shown.scene.mrml.RemoveNode(shown.anatomy)
+    assert list(waiting.work) == [] and shown.fused_node() is None and not shown.overlay.visible

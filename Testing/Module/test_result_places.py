@@ -5,6 +5,7 @@ import pytest
 import slicer
 import slicer.util
 import studies
+from AnyMC3DUI import coarse_grid
 from AnyMC3DUI.handover import image_of
 from AnyMC3DUI.results import ResultStore, StudyResults
 from scene import Scene
@@ -55,13 +56,13 @@ def test_points_and_slices_go_with_the_volume_when_it_is_moved(scene: Scene) -> 
 def test_places_go_with_the_volume_when_its_transform_is_hardened_or_it_is_moved_to_the_middle(scene: Scene) -> None:
     node = volume()
     results = write(scene, node)
-    before = results.grid
+    before = results.heat_grid
     node.SetAndObserveTransformNodeID(studies.add_transform().GetID())
     node.HardenTransform()
     node.SetOrigin(1, 2, 3)
     now, then = image_of(node).ijk_to_ras, before[1]
     assert results.slice_at(PLUGIN, "axial", 2) == pytest.approx((now @ np.linalg.inv(then) @ (0, 0, 6, 1))[:3])
-    assert results.grid[0] == studies.SHAPE and np.array_equal(results.grid[1], then)
+    assert results.heat_grid[0] == studies.SHAPE and np.array_equal(results.heat_grid[1], then)
 
 
 def test_heat_that_is_rendered_after_a_move_lies_on_the_anatomy(scene: Scene) -> None:
@@ -69,7 +70,7 @@ def test_heat_that_is_rendered_after_a_move_lies_on_the_anatomy(scene: Scene) ->
     results = write(scene, node)
     seen = studies.world_of(node, ijk)
     node.SetAndObserveTransformNodeID(studies.add_transform().GetID())
-    shape, affine = results.grid
+    shape, affine = results.heat_grid
     heat = results.add_heat(PLUGIN, "lesion", studies.heat_about(seen, shape=shape, affine=affine))
     k, j, i = np.unravel_index(slicer.util.arrayFromVolume(heat).argmax(), shape)
     assert studies.world_of(heat, (i, j, k)) == pytest.approx(studies.world_of(node, ijk))
@@ -82,7 +83,7 @@ def test_an_answer_is_about_the_image_as_it_was_handed_over(scene: Scene) -> Non
     transform = studies.add_transform()
     proxy.SetAndObserveTransformNodeID(transform.GetID())
     results = ResultStore(scene.mrml).write(proxy, {PLUGIN: studies.prediction()}, image=image)
-    assert results.frame == "0.5" and np.allclose(results.grid[1], image.ijk_to_ras)
+    assert results.frame == "0.5" and np.allclose(results.heat_grid[1], image.ijk_to_ras)
     moved = slicer.util.arrayFromTransformMatrix(transform)
     expected = (moved @ (10, -4, 6, 1))[:3]
     assert results.hot_spots(PLUGIN).GetNthControlPointPositionWorld(0) == pytest.approx(expected)
@@ -95,3 +96,19 @@ def test_a_volume_that_was_bent_meanwhile_keeps_the_places_of_then(scene: Scene)
     results = ResultStore(scene.mrml).write(node, {PLUGIN: studies.prediction()}, image=image)
     assert results.slice_at(PLUGIN, "axial", 2) == pytest.approx([0, 0, 6])
     assert results.hot_spots(PLUGIN).GetNthControlPointPositionWorld(0) == pytest.approx((10, -4, 6))
+
+
+def test_heat_of_a_large_volume_is_coarser_and_lies_in_the_same_place(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coarse_grid, "MOST_VOXELS", np.prod(studies.SHAPE) // 9)
+    node, ijk = volume(), (33, 12, 15)
+    results = write(scene, node)
+    seen = studies.world_of(node, ijk)
+    node.SetAndObserveTransformNodeID(studies.add_transform().GetID())
+    shape, affine = results.heat_grid
+    assert np.prod(shape) <= np.prod(studies.SHAPE) // 9
+    heat = results.add_heat(PLUGIN, "lesion", studies.heat_about(seen, shape=shape, affine=affine))
+    k, j, i = np.unravel_index(slicer.util.arrayFromVolume(heat).argmax(), shape)
+    block = np.linalg.norm(affine[:3, :3], axis=0)
+    assert np.linalg.norm(studies.world_of(heat, (i, j, k)) - studies.world_of(node, ijk)) <= np.linalg.norm(block) / 2
