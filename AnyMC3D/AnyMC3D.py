@@ -21,9 +21,9 @@ from slicer.util import VTKObservationMixin
 places.put_library_on_path()
 
 from AnyMC3DUI import sample_data  # noqa: E402
-from AnyMC3DUI.desk import Desk, Engine  # noqa: E402
+from AnyMC3DUI.desk import Desk  # noqa: E402
 from AnyMC3DUI.parameters import AnyMC3DParameters  # noqa: E402
-from AnyMC3DUI.scripting import Classification  # noqa: E402
+from AnyMC3DUI.scripting import Classification, ScriptEngine  # noqa: E402
 
 from AnyMC3DLib.resources import resource  # noqa: E402 - it may lie one level up
 
@@ -87,6 +87,7 @@ class AnyMC3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.disconnect("aboutToQuit()", self._application_quits)
         # At the application's end nothing else would see to it that the worker ends; it does so within a moment.
         self.desk.close(wait=True)
+        AnyMC3DLogic.close()
 
     def _scene_closes(self, caller: Any, event: str) -> None:
         self.desk.scene_closes()
@@ -104,7 +105,7 @@ class AnyMC3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class AnyMC3DLogic(ScriptedLoadableModuleLogic):
     """Scripts classify with this, from the Python console or `Slicer --python-script`."""
 
-    _engine: Engine | None = None  # one for all scripts, so that it stays warm
+    _engine: ScriptEngine | None = None  # one for all scripts, so that it stays warm
 
     def getParameterNode(self) -> AnyMC3DParameters:  # noqa: N802 - Slicer's name
         """The module's parameter node, typed."""
@@ -120,27 +121,26 @@ class AnyMC3DLogic(ScriptedLoadableModuleLogic):
         device: str = "auto",
         done: Callable[[Mapping[str, Any]], None] | None = None,
         failed: Callable[[str], None] | None = None,
-    ) -> Mapping[str, Any] | None:
+    ) -> Mapping[str, Any] | Classification:
         """Classify a volume, or several by the plugins' sources, and file the answers in the scene.
 
         `plugins` are names of installed plugins or paths of plugin files; `regions` and `segments` (IDs) go by source.
         Without `done` it waits and returns the answers by plugin (see Prediction.to_dict), or raises AnyMC3DError.
-        With `done` it returns at once, and calls `done` with the answers or `failed` with a sentence.
+        With `done` it returns at once what can be cancelled, and calls `done` with the answers or `failed` with a
+        sentence. When the scene is closed, the work ends, and so does the engine.
         """
         if AnyMC3DLogic._engine is None:
-            AnyMC3DLogic._engine = Engine()
-            slicer.app.connect("aboutToQuit()", AnyMC3DLogic.close)
+            AnyMC3DLogic._engine = ScriptEngine(slicer.mrmlScene)
         work = Classification(AnyMC3DLogic._engine.client, scene=slicer.mrmlScene, device=device)
         work.begin(volumeNode, plugins, regions=regions, segments=segments, done=done, failed=failed)
-        return None if done else work.wait()
+        return work if done else work.wait()
 
     @staticmethod
     def close() -> None:
         """End the engine of the scripts; the next call starts another."""
         if AnyMC3DLogic._engine is not None:
-            AnyMC3DLogic._engine.close(wait=True)
+            AnyMC3DLogic._engine.close()
             AnyMC3DLogic._engine = None
-            slicer.app.disconnect("aboutToQuit()", AnyMC3DLogic.close)
 
 
 class AnyMC3DTest(ScriptedLoadableModuleTest):

@@ -14,12 +14,13 @@ from AnyMC3DLib.errors import AnyMC3DError
 
 from .card_text import card_text, damaged_text, entry_text
 from .devices import AUTOMATIC, UNKNOWN, DeviceChoice
+from .open_volume import OpenVolumeWatch
 from .parameters import AnyMC3DParameters
 from .plugin_folder import ENDING, DamagedFile, PluginCard, PluginFolder
 from .session import Doing, State, Ticked
 from .study import Study
 from .study_rows import StudyRows
-from .volume_choice import choose
+from .volume_choice import choose, heatmaps
 
 STEPS = 1000  # of the progress bar
 PATH_ROLE = qt.Qt.UserRole
@@ -50,6 +51,7 @@ class ClassifyPanel:
     ) -> None:
         self._ui, self._scene, self._folder, self._found = ui, scene, folder, found
         self._parameters = parameters
+        self._open = OpenVolumeWatch(scene, self.prefill)
         self._session: Session | None = None
         self._asked: tuple[Study, tuple[PluginCard, ...]] | None = None
         self._filling = self._waiting = False
@@ -77,6 +79,7 @@ class ClassifyPanel:
     def use(self, parameters: AnyMC3DParameters) -> None:
         """Show the settings of another parameter node, as after a scene was loaded or closed."""
         self._parameters, self._waiting = parameters, False
+        self._rows.keep(self._saved_by_hand())
         self.refresh()
         self._show_device()
 
@@ -100,8 +103,11 @@ class ClassifyPanel:
         self._fill_list()
 
     def prefill(self) -> None:
-        """Choose the open volume, and by their names those of plugins that need several."""
-        self._rows.show(choose(self._rows.sources, self._scene, chosen=self._rows.images), {}, {})
+        """Choose the open volume, and by their names those of plugins that need several; a person's choice stays."""
+        if self._waiting or (self._session is not None and self._session.busy):
+            return
+        self._rows.hide(heatmaps(self._scene))
+        self._rows.show(choose(self._rows.sources, self._scene, chosen=self._rows.chosen), {}, {})
         self._study_changed()
 
     def set_devices(self, choices: Iterable[DeviceChoice]) -> None:
@@ -129,6 +135,7 @@ class ClassifyPanel:
 
     def close(self) -> None:
         """Let go of the scene."""
+        self._open.close()
         self._rows.close()
 
     # what a person does
@@ -164,6 +171,8 @@ class ClassifyPanel:
         if state is State.IDLE:
             self._ui.progressBar.setMaximum(STEPS)
             self._ui.progressBar.setValue(0)
+            # Another study may have been opened meanwhile.
+            self.prefill()
         self._update_state()
 
     def progressed(self, doing: Doing) -> None:
@@ -293,6 +302,12 @@ class ClassifyPanel:
         self._rows.require(self._sources(), regions)
         self._rows.show(images, places, segments)
         self.prefill()
+
+    def _saved_by_hand(self) -> list[str]:
+        """The sources that have another volume in the settings than they would get by themselves."""
+        saved = {source: node for source, node in self._parameters.images.items() if node is not None}
+        own = choose(list(saved), self._scene)
+        return [source for source, node in saved.items() if own.get(source) is not node]
 
     def _study_changed(self) -> None:
         if self._waiting:

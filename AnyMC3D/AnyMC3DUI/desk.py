@@ -34,17 +34,6 @@ from .worker_client import WorkerClient
 END_MS = 3000
 
 
-class Engine:
-    """The worker's client with its way to the log."""
-
-    def __init__(self, on_log: Callable[[LogNote], None] | None = None) -> None:
-        self.client = WorkerClient(on_log=on_log)
-
-    def close(self, *, wait: bool = False) -> None:
-        """End the worker; `wait` where no event loop runs any more."""
-        self.client.close(wait_ms=END_MS if wait else 0)
-
-
 class Desk:
     """Everything behind the module's panel, for one scene."""
 
@@ -55,18 +44,18 @@ class Desk:
         *,
         scene: slicer.vtkMRMLScene,
         parameters: Callable[[], AnyMC3DParameters],
-        engine: Engine | None = None,
+        client: WorkerClient | None = None,
     ) -> None:
         self._ui, self._form, self._scene, self._parameters_of = ui, form, scene, parameters
         self._asked_devices = self._scene_is_other = False
-        self._engine = engine or Engine(self._log)
+        self._client = client or WorkerClient(on_log=self._log)
         folder = PluginFolder(plugin_folder())
         install_plugin_once(folder)
         self.parameters = parameters()
         self.overlay = HeatOverlay(scene, in_turns)
         self.store = ResultStore(scene)
         self.panel = ClassifyPanel(ui, scene=scene, folder=folder, parameters=self.parameters, found=self._found)
-        self.session = ClassifySession(self._engine.client, self.panel, device=self.parameters.device)
+        self.session = ClassifySession(self._client, self.panel, device=self.parameters.device)
         self.panel.attach(self.session)
         self.results = ResultsPanel(
             ui, overlay=self.overlay, renderer=self.session, parameters=self.parameters,
@@ -79,15 +68,15 @@ class Desk:
     def enter(self) -> None:
         """The module is chosen: what is open is offered, and what the computer has is looked for."""
         self.panel.refresh()
+        self.panel.prefill()
         if not self.install.refresh() and not self._asked_devices:
             self._asked_devices = True
-            self._engine.client.request("devices", {}, done=self._devices_found, failed=self._devices_unknown)
+            self._client.request("devices", {}, done=self._devices_found, failed=self._devices_unknown)
 
     def scene_closes(self) -> None:
         """The job ends, and with it the worker: its images are those of the scene."""
         self.session.close()
-        self.results.close()
-        self.results.show(())
+        self.results.clear()
         self.scene_changes()
 
     def scene_changes(self) -> None:

@@ -168,6 +168,8 @@ def grid_of(node: slicer.vtkMRMLVolumeNode, like: slicer.vtkMRMLVolumeNode) -> C
 def _voxels(node: slicer.vtkMRMLVolumeNode) -> npt.NDArray:
     if not node.IsA("vtkMRMLVolumeNode"):
         raise InputError(f"{_title(node)} is no image: choose a volume.")
+    if node.GetAttribute(HEAT_ATTRIBUTE):
+        raise InputError(f"{_title(node)} is the heat of an earlier answer: choose the image.")
     image = node.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None or 0 in image.GetDimensions():
         raise InputError(f"{_title(node)} has no voxels: load it again.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import slicer
 import vtk
@@ -25,8 +25,8 @@ class HeatOverlay:
     """One heatmap at a time over the views of a scene.
 
     It ends by itself when the scene is closed, or the anatomy or the heat is removed. While a sequence shows another
-    frame than the one that was classified, the heat waits. `run` runs what takes long, the drawing in 3D. `close`
-    ends the overlay for good.
+    frame than the one that was classified, the heat waits. `run` runs what takes long, the drawing in 3D; `ended` is
+    called when the overlay ends by itself. `close` ends it for good.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene, run: Runner = at_once) -> None:
@@ -37,6 +37,7 @@ class HeatOverlay:
         self._caption = ""
         self._opacity, self._threshold, self._solidity = OPACITY, THRESHOLD, SOLIDITY
         self._in_3d = True
+        self.ended: Callable[[], None] = _nobody
         self._drawn = self._changing = False
         self._scene_watch, self._study_watch = Watch(), Watch()
         self._scene_watch.on(scene, scene.StartCloseEvent, self._on_scene_ends)
@@ -185,12 +186,12 @@ class HeatOverlay:
                 self._draw_or_wait()
 
     def _on_scene_ends(self, _: object) -> None:
-        self.hide()
+        self._end()
 
     def _on_scene_loaded(self, _: object) -> None:
         # A scene that was saved while heat was shown has the views so, and the user's own settings beside.
         if not self._drawn or not self._slices.is_everywhere():
-            self.hide()
+            self._end()
 
     def _on_node_added(self, node: slicer.vtkMRMLNode) -> None:
         if self._drawn and not self._changing and node.IsA("vtkMRMLSliceCompositeNode"):
@@ -198,7 +199,17 @@ class HeatOverlay:
 
     def _on_node_removed(self, node: slicer.vtkMRMLNode | None) -> None:
         if not self._changing and node is not None and node in (self._anatomy, self._heat):
-            self.hide()
+            self._end()
+
+    def _end(self) -> None:
+        was_visible = self.visible
+        self.hide()
+        if was_visible:
+            self.ended()
+
+
+def _nobody() -> None:
+    return
 
 
 def _share(value: float, name: str) -> float:

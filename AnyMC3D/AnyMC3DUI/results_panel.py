@@ -19,6 +19,7 @@ from .results import StudyResults, heat_is_shown
 
 RAS_ROLE = qt.Qt.UserRole
 COLUMNS = 3  # of the list of hot spots
+SHORTCUT = "Ctrl+Shift+H"  # as the button's tool tip says
 
 
 class Overlay(Protocol):
@@ -27,6 +28,7 @@ class Overlay(Protocol):
     visible: bool
     opacity: float
     threshold: float
+    ended: Callable[[], None]
 
     def show(self, anatomy: Any, heat: Any, caption: str) -> None: ...
 
@@ -60,7 +62,8 @@ class ResultsPanel:
         self._charted: tuple[str, str] | None = None
         self._chart_view: Any = None
         self._filling = False
-        self._shortcut = qt.QKeySequence(ui.overlayButton.shortcut)
+        overlay.ended = lambda: self._set_button(False)
+        self._shortcut = _shortcut(lambda: ui.overlayButton.click() if self._results else None)
         _set_up_table(ui.hotSpotTable)
         ui.heatClassSelector.connect("currentIndexChanged(int)", self._class_chosen)
         ui.overlayButton.connect("toggled(bool)", self._toggled)
@@ -111,10 +114,19 @@ class ResultsPanel:
             plugin, view = self._charted
             self._jump(self._of(plugin).slice_at(plugin, view, index))
 
-    def close(self) -> None:
-        """Take the heat off."""
+    def clear(self) -> None:
+        """Take the heat off, and show nothing."""
         if self._overlay.visible:
             self._overlay.hide()
+        self.show(())
+
+    def close(self) -> None:
+        """Take the heat off, and let go of the window."""
+        self.clear()
+        if self._shortcut is not None:
+            self._shortcut.setParent(None)
+            self._shortcut.deleteLater()
+            self._shortcut = None
 
     def _of(self, plugin: str) -> StudyResults:
         return next(result for result in self._results if plugin in result.predictions)
@@ -299,8 +311,6 @@ class ResultsPanel:
 
     def _label_button(self, on: bool) -> None:
         self._ui.overlayButton.text = _("Hide") if on else _("Show")
-        # Another text takes a button's shortcut away.
-        self._ui.overlayButton.setShortcut(self._shortcut)
 
     def _say(self, sentence: str) -> None:
         self._ui.heatStateLabel.text = sentence
@@ -321,6 +331,16 @@ class ResultsPanel:
             sentence = str(error)
         if sentence:
             self._say(sentence)
+
+
+def _shortcut(act: Callable[[], None]) -> qt.QShortcut | None:
+    """For the whole window: a person who scrolls through the slices may have another module open."""
+    window = slicer.util.mainWindow()
+    if window is None:  # no window, as in a script
+        return None
+    shortcut = qt.QShortcut(qt.QKeySequence(SHORTCUT), window)
+    shortcut.connect("activated()", act)
+    return shortcut
 
 
 def _title(results: Sequence[StudyResults]) -> str:

@@ -17,7 +17,34 @@ from .results import ResultStore
 from .session import ClassifySession, Doing, State
 from .settings import plugin_folder
 from .study import Study
+from .watching import Watch
 from .worker_client import WorkerClient
+
+END_MS = 3000  # for the worker's end, where no event loop runs that would see it
+
+
+class ScriptEngine:
+    """The worker of scripts: it ends with the scene, whose images it has, and with the application."""
+
+    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+        self.client = WorkerClient()
+        self._closed = False
+        self._watch = Watch()
+        self._watch.on(scene, scene.StartCloseEvent, self._scene_ends)
+        slicer.app.connect("aboutToQuit()", self.close)
+
+    def close(self) -> None:
+        """End the worker for good."""
+        if self._closed:
+            return
+        self._closed = True
+        self._watch.stop()
+        slicer.app.disconnect("aboutToQuit()", self.close)
+        self.client.close(wait_ms=END_MS)
+
+    def _scene_ends(self, _: object) -> None:
+        # The next request starts another.
+        self.client.close()
 
 
 class Classification:
@@ -53,6 +80,10 @@ class Classification:
             volumes = dict.fromkeys(sources, volumes)
         self._study = Study(volumes, regions, segments)
         self._session.classify(self._study.ticked(self._cards))
+
+    def cancel(self) -> None:
+        """End the work, if it goes on; `failed` is told so."""
+        self._session.cancel()
 
     def wait(self) -> Mapping[str, Any]:
         """Let the application go on until the answers are there; raises the error if there are none."""

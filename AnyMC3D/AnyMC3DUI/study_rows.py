@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import qt
 import slicer
@@ -21,6 +21,7 @@ class StudyRows:
         self._volumes: dict[str, slicer.qMRMLNodeComboBox] = {}
         self._regions: dict[str, slicer.qMRMLNodeComboBox] = {}
         self._segments: dict[str, qt.QComboBox] = {}
+        self._by_hand: set[str] = set()
         self._setting = False
 
     @property
@@ -33,6 +34,11 @@ class StudyRows:
         """The chosen volumes by source."""
         chosen = {source: box.currentNode() for source, box in self._volumes.items()}
         return {source: node for source, node in chosen.items() if node is not None}
+
+    @property
+    def chosen(self) -> dict[str, slicer.vtkMRMLVolumeNode]:
+        """Those of `images` that a person chose."""
+        return {source: node for source, node in self.images.items() if source in self._by_hand}
 
     @property
     def regions(self) -> dict[str, slicer.vtkMRMLNode]:
@@ -58,6 +64,9 @@ class StudyRows:
             only = wanted[0] == (ONLY_SOURCE,)
             label = _("Volume:") if only else _("Volume for {source}:").format(source=source)
             self._volumes[source] = self._selector(label, ["vtkMRMLVolumeNode"], _("The image to classify."))
+            self._volumes[source].connect(
+                "currentNodeChanged(vtkMRMLNode*)", lambda node, s=source: self._image(s, node)
+            )
         for source, kind in wanted[1].items():
             self._add_region(source, kind)
         self.show(*before)
@@ -68,7 +77,7 @@ class StudyRows:
         regions: Mapping[str, slicer.vtkMRMLNode],
         segments: Mapping[str, str],
     ) -> None:
-        """Choose these where there is a row for them."""
+        """Choose these where there is a row for them, without taking them for a person's choice."""
         self._setting = True
         for boxes, nodes in ((self._volumes, images), (self._regions, regions)):
             for source, box in boxes.items():
@@ -80,6 +89,17 @@ class StudyRows:
             if index >= 0:
                 box.setCurrentIndex(index)
         self._setting = False
+
+    def keep(self, sources: Iterable[str]) -> None:
+        """Take what these sources have for a person's choice, and what all others have for none."""
+        self._by_hand = set(sources)
+
+    def hide(self, nodes: Iterable[slicer.vtkMRMLNode]) -> None:
+        """Offer none of these volumes."""
+        ids = [node.GetID() for node in nodes]
+        for box in self._volumes.values():
+            if list(box.sortFilterProxyModel().hiddenNodeIDs) != ids:
+                box.sortFilterProxyModel().hiddenNodeIDs = ids
 
     def set_enabled(self, enabled: bool) -> None:
         """Whether another choice can be made."""
@@ -112,7 +132,8 @@ class StudyRows:
         box.showChildNodeTypes = True
         box.toolTip = tip
         box.setMRMLScene(self._scene)
-        box.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
+        if types != ["vtkMRMLVolumeNode"]:
+            box.connect("currentNodeChanged(vtkMRMLNode*)", self._chosen)
         self._layout.addRow(label, box)
         return box
 
@@ -140,6 +161,13 @@ class StudyRows:
         for segment in found:
             box.addItem(segmentation.GetSegment(segment).GetName(), segment)
         box.setCurrentIndex(max(0, box.findData(before)) if found else -1)
+
+    def _image(self, source: str, node: object) -> None:
+        if self._setting:
+            return
+        # A volume that was removed, or chosen away, leaves no choice behind.
+        (self._by_hand.add if node is not None else self._by_hand.discard)(source)
+        self._chosen()
 
     def _chosen(self, _choice: object = None) -> None:
         if self._setting:

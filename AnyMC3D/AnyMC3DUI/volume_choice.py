@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import slicer
 
+from .earlier import nodes_of_class
 from .heat_look import HEAT_ATTRIBUTE
 
 ONLY_SOURCE = "image"  # what plugins with one image call it
@@ -14,19 +15,20 @@ ONLY_SOURCE = "image"  # what plugins with one image call it
 
 def candidates(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLVolumeNode]:
     """The volumes that a person sees and that are no answer of ours, in the order of the scene."""
-    nodes = scene.GetNodesByClass("vtkMRMLVolumeNode")
-    nodes.UnRegister(None)
-    found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+    found = nodes_of_class(scene, "vtkMRMLVolumeNode")
     return [node for node in found if not node.GetHideFromEditors() and not node.GetAttribute(HEAT_ATTRIBUTE)]
+
+
+def heatmaps(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLVolumeNode]:
+    """The volumes that are answers of ours."""
+    return [node for node in nodes_of_class(scene, "vtkMRMLVolumeNode") if node.GetAttribute(HEAT_ATTRIBUTE)]
 
 
 def open_volume(scene: slicer.vtkMRMLScene) -> slicer.vtkMRMLVolumeNode | None:
     """The volume that the slice views show; else the newest."""
     usable = candidates(scene)
-    composites = scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
-    composites.UnRegister(None)
-    for index in range(composites.GetNumberOfItems()):
-        node = scene.GetNodeByID(composites.GetItemAsObject(index).GetBackgroundVolumeID() or "")
+    for composite in nodes_of_class(scene, "vtkMRMLSliceCompositeNode"):
+        node = scene.GetNodeByID(composite.GetBackgroundVolumeID() or "")
         if node in usable:
             return node
     return usable[-1] if usable else None

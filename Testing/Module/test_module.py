@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import slicer
+from AnyMC3DUI.handover import image_of
 from hosting import MODULE, REPOSITORY, Host, add_volume, host, prediction, qt, seen_host  # noqa: F401
 from plugin_files import write_plugin_file
 from worker_desk import spin, worker_python
@@ -171,13 +173,101 @@ def test_a_script_classifies_and_waits(host: Host, engine_python: str) -> None: 
     answers = logic.classify(volume, [str(plugin)])
     assert answers[SAMPLE]["decisions"]["lesion"]
     heard: list[Any] = []
-    assert logic.classify(volume, [str(plugin)], done=heard.append, failed=heard.append) is None
+    logic.classify(volume, [str(plugin)], done=heard.append, failed=heard.append)
+    assert not heard
     spin(lambda: heard)
     assert heard[0][SAMPLE]["probabilities"] == pytest.approx(answers[SAMPLE]["probabilities"], abs=1e-5)
     logic.close()
     from AnyMC3DUI.results import ResultStore
 
     assert len(ResultStore(slicer.mrmlScene).all()) == 2
+
+
+def begun_by_a_script(running: Host) -> tuple[Any, Any, list[Any]]:
+    """The logic, a classification under way, and what it will have been told."""
+    heard: list[Any] = []
+    logic = sys.modules["AnyMC3D"].AnyMC3DLogic()
+    plugin = REPOSITORY / "Resources" / "Sample" / f"{SAMPLE}.safetensors"
+    work = logic.classify(sample(), [str(plugin)], done=heard.append, failed=heard.append)
+    spin(lambda: logic._engine.client.ready)
+    return logic, work, heard
+
+
+def test_a_script_can_cancel_what_it_does_not_wait_for(host: Host, engine_python: str) -> None:  # noqa: F811
+    host.load(MODULE)
+    host.started()
+    logic, work, heard = begun_by_a_script(host)
+    work.cancel()
+    assert heard == ["The classification was cancelled."]
+    logic.close()
+
+
+def test_closing_the_scene_ends_the_work_and_the_engine_of_a_script(host: Host, engine_python: str) -> None:  # noqa: F811
+    host.load(MODULE)
+    host.started()
+    logic, _, heard = begun_by_a_script(host)
+    slicer.mrmlScene.Clear(0)
+    spin(lambda: heard and logic._engine.client.gone)
+    assert isinstance(heard[0], str)
+    logic.close()
+
+
+@pytest.mark.parametrize("way", ["unload", "quit"])
+def test_the_end_of_the_module_or_the_application_ends_all_engines(host: Host, engine_python: str, way: str) -> None:  # noqa: F811
+    widget = loaded(host)
+    logic, _, _ = begun_by_a_script(host)
+    tick(widget)
+    widget.ui.classifyButton.click()
+    spin(lambda: widget.desk.session._client.ready)
+    pids = [logic._engine.client.pid, widget.desk.session._client.pid]
+    assert all(psutil.pid_exists(pid) for pid in pids)
+    if way == "unload":
+        host.app.moduleManager().unload("AnyMC3D")
+    else:
+        host.app.aboutToQuit.emit()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_the_volume_that_is_opened_is_offered_and_a_persons_choice_stays(seen_host: Host) -> None:  # noqa: F811
+    widget = loaded(seen_host)
+    tick(widget)
+    chosen = lambda: widget.desk.parameters.images.get("image")  # noqa: E731
+    first = add_volume("first")
+    spin(lambda: chosen() is first)
+    second = add_volume("second")
+    slicer.util.setSliceViewerLayers(background=second)
+    spin(lambda: chosen() is second)
+    slicer.util.setSliceViewerLayers(background=first)
+    spin(lambda: chosen() is first)
+    (box,) = widget.desk.panel._rows._volumes.values()
+    box.setCurrentNode(second)
+    third = add_volume("third")
+    slicer.util.setSliceViewerLayers(background=third)
+    widget.enter()
+    seen_host.app.processEvents()
+    assert chosen() is second
+    slicer.mrmlScene.RemoveNode(second)
+    slicer.util.setSliceViewerLayers(background=third)
+    spin(lambda: chosen() is third)
+
+
+def test_heat_is_not_offered_as_an_image(seen_host: Host) -> None:  # noqa: F811
+    widget = loaded(seen_host)
+    volume = sample()
+    widget.desk.enter()
+    tick(widget)
+    file_answer(widget, volume)
+    results = widget.desk.results._results[0]
+    widget.desk.results._set_button(True)
+    widget.desk.results._rendered(results, SAMPLE, "lesion", np.zeros(results.heat_grid[0], dtype=np.float32))
+    (box,) = widget.desk.panel._rows._volumes.values()
+    spin(lambda: box.nodeCount() == 1)
+    assert widget.desk.parameters.images["image"] is volume
+    heat = results.heat(SAMPLE, "lesion")
+    with pytest.raises(InputError, match="heat of an earlier answer"):
+        image_of(heat)
+    slicer.mrmlScene.RemoveNode(heat)
+    assert (widget.ui.overlayButton.checked, widget.desk.overlay.visible) == (False, False)
 
 
 def test_the_self_test_passes(host: Host, engine_python: str) -> None:  # noqa: F811
@@ -245,9 +335,10 @@ def test_a_reloaded_module_leaves_nothing_behind_in_the_views(seen_host: Host) -
     volume = sample()
     tick(widget)
     file_answer(widget, volume)
-    results = widget.desk.store.latest()
+    results = widget.desk.results._results[0]
     widget.desk.results._set_button(True)
-    widget.desk.results._rendered(results, SAMPLE, "lesion", np.zeros((40, 112, 96), dtype=np.float32))
+    widget.desk.results._rendered(results, SAMPLE, "lesion", np.zeros(results.heat_grid[0], dtype=np.float32))
+    assert widget.desk.overlay.visible
     seen_host.app.moduleManager().unload("AnyMC3D")
     composite = slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode()
     assert not composite.GetForegroundVolumeID()

@@ -353,7 +353,34 @@ def test_the_button_hides_the_heat_and_shows_it_again_without_rendering(desk: De
     desk.ui.overlayButton.click()
     assert desk.overlay.visible
     assert len(desk.session.renders) == 1
-    assert desk.ui.overlayButton.shortcut.toString() == "Ctrl+Shift+H"
+
+
+def test_an_overlay_that_ends_by_itself_leaves_the_button_off(desk: Desk) -> None:
+    desk.results.show([desk.store(prediction())], fresh=True)
+    desk.session.renders[0]["done"](np.zeros((6, 8, 10), dtype=np.float32))
+    desk.overlay.visible = False
+    desk.overlay.ended()
+    assert (desk.ui.overlayButton.checked, desk.ui.overlayButton.text) == (False, "Show")
+
+
+def test_the_key_switches_the_heat_also_while_another_module_is_open(desk: Desk, host: Host) -> None:  # noqa: F811
+    from AnyMC3DUI import results_panel
+
+    key = results_panel.SHORTCUT
+    assert key in desk.ui.overlayButton.toolTip
+    (shortcut,) = [one for one in host.window.findChildren(qt.QShortcut) if one.key.toString() == key]
+    shortcut.activated.emit()
+    assert not desk.overlay.visible and not desk.ui.overlayButton.checked
+    desk.results.show([desk.store(prediction())], fresh=True)
+    desk.session.renders[0]["done"](np.zeros((6, 8, 10), dtype=np.float32))
+    desk.ui.overlayButton.window().hide()
+    shortcut.activated.emit()
+    assert not desk.overlay.visible
+    shortcut.activated.emit()
+    assert desk.overlay.visible
+    desk.results.close()
+    host.app.sendPostedEvents()
+    assert key not in [one.key.toString() for one in host.window.findChildren(qt.QShortcut)]
 
 
 def test_each_class_is_rendered_when_it_is_chosen(desk: Desk) -> None:

@@ -119,5 +119,7 @@ class Core:
         self.logics.clear()
         self._remote.SetMRMLScene(None)
         self.application_logic.SetMRMLScene(None)
+        # The scene tells of its end, and an observer that is collected with it would be called as half an object.
+        self.scene.RemoveAllObservers()
         slicer.mrmlScene = None
         self._home.cleanup()

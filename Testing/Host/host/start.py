@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import qt
 import slicer
 
 from .application import Application, application
@@ -95,9 +96,10 @@ class Host:
         """Close the window, unload the modules, let go of the scene."""
         self.window.close()
         self.app.end()
-        self.window.deleteLater()
-        self.app.sendPostedEvents()
         self.app.processEvents()
+        # At once: the window of the next host has the same name.
+        self.window.deleteLater()
+        self.app.sendPostedEvents(None, qt.QEvent.DeferredDelete.value)
 
 
 @contextmanager

@@ -52,6 +52,24 @@ def _flag(name: str) -> qt.Property:
     return qt.Property(bool, get, put)
 
 
+class qMRMLSortFilterProxyModel(qt.QObject):  # noqa: N801
+    """Which of the nodes a combo box shows."""
+
+    def __init__(self, box: qMRMLNodeComboBox) -> None:
+        super().__init__(box)
+        self._box, self._hidden = weakref.ref(box), []
+
+    def _get_hidden(self) -> list[str]:
+        return self._hidden
+
+    def setHiddenNodeIDs(self, ids: list[str]) -> None:  # noqa: N802
+        """Leave these out."""
+        self._hidden = list(ids)
+        self._box()._refill()
+
+    hiddenNodeIDs = qt.Property("QStringList", _get_hidden, setHiddenNodeIDs)  # noqa: N815
+
+
 class qMRMLNodeComboBox(qMRMLWidget):  # noqa: N801
     """A combo box with the scene's nodes of some classes."""
 
@@ -74,6 +92,7 @@ class qMRMLNodeComboBox(qMRMLWidget):  # noqa: N801
         self._nodes: list[object] = []
         self._tags: list[int] = []
         self._current_id: str | None = None
+        self._filter = qMRMLSortFilterProxyModel(self)
         self._box.connect("currentIndexChanged(int)", self._chosen)
         self.connect("destroyed()", self._let_go)
 
@@ -100,6 +119,8 @@ class qMRMLNodeComboBox(qMRMLWidget):  # noqa: N801
             self._refill()
 
     def _shown(self, node: object) -> bool:
+        if node.GetID() in self._filter.hiddenNodeIDs:
+            return False
         if node.GetHideFromEditors() or not any(node.IsA(name) for name in self._types):
             return False
         if not self._flags.get("showChildNodeTypes", True) and node.GetClassName() not in self._types:
@@ -148,6 +169,10 @@ class qMRMLNodeComboBox(qMRMLWidget):  # noqa: N801
         ids = [node.GetID() if node else None for node in self._nodes]
         if (node_id or None) in ids:
             self._box.setCurrentIndex(ids.index(node_id or None))
+
+    def sortFilterProxyModel(self) -> qMRMLSortFilterProxyModel:  # noqa: N802
+        """What decides on the nodes that are shown."""
+        return self._filter
 
     def nodeCount(self) -> int:  # noqa: N802
         """How many nodes there are to choose from."""
