@@ -21,6 +21,7 @@ from slicer.util import VTKObservationMixin
 places.put_library_on_path()
 
 from AnyMC3DUI import sample_data  # noqa: E402
+from AnyMC3DUI.dependencies import Dependencies, slicer_tools  # noqa: E402
 from AnyMC3DUI.desk import Desk  # noqa: E402
 from AnyMC3DUI.parameters import AnyMC3DParameters  # noqa: E402
 from AnyMC3DUI.scripting import Classification, ScriptEngine  # noqa: E402
@@ -150,7 +151,12 @@ class AnyMC3DTest(ScriptedLoadableModuleTest):
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:  # noqa: N802
-        """All of it."""
+        """All of it, where the engine's packages are installed: a test installs none."""
+        missing = Dependencies(slicer_tools()).missing()
+        if missing:
+            names = ", ".join(one.name for one in missing)
+            self.delayDisplay(_("The self-test needs Python packages: {names}.").format(names=names))
+            return
         self.setUp()
         self.test_the_sample_plugin_finds_the_lesion_of_the_sample_study()
 

@@ -84,8 +84,8 @@ class ClassifyPanel:
         self._show_device()
 
     def wait_for_scene(self) -> None:
-        """Keep nothing of what the selectors show until `use` is called."""
-        self._waiting = True
+        """Keep nothing of what the selectors show until `use` is called, nor of the study that was asked about."""
+        self._waiting, self._asked = True, None
 
     def refresh(self) -> None:
         """Read the plugin folder again, and fill list and filters."""
@@ -184,19 +184,21 @@ class ClassifyPanel:
 
     def finished(self, predictions: Predictions) -> None:
         """As `session.Listener`."""
-        study, cards = self._asked
+        (study, cards), self._asked = self._asked, None
         self.tell(_("Done."))
         self._ui.progressBar.setValue(STEPS)
         self._found(study, predictions, cards)
 
     def failed(self, sentence: str) -> None:
         """As `session.Listener`."""
+        self._asked = None
         self.tell(sentence)
         self.log(sentence)
         self._update_state(keep_words=True)
 
     def cancelled(self) -> None:
         """As `session.Listener`."""
+        self._asked = None
         self.tell(_("Cancelled."))
 
     # the list of plugins

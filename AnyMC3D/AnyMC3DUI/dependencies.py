@@ -13,10 +13,12 @@ import json
 import logging
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from AnyMC3DLib.errors import AnyMC3DError, InputError
@@ -131,15 +133,27 @@ class Dependencies:
             self._install_torch(missing, tell)
             missing = self.missing()
         if missing:
-            tell("Installing " + ", ".join(one.name for one in missing))
-            source = [] if wheels is None else ["--no-index", "--find-links", str(wheels)]
-            _run(lambda: self._tools.pip_install([*source, *(str(one.requirement) for one in missing)]), "The packages")
+            names = ", ".join(one.name for one in missing)
+            tell(f"Installing {names}. This takes minutes, and the window may not answer meanwhile.")
+            self._install_missing(missing, wheels)
         still = self.missing()
         if still:
             raise InstallError(f"Still missing after the installation: {', '.join(map(str, still))}; see the log.")
         after = self._tools.versions()
         changed = [name for name, version in before.items() if after.get(name, version) != version]
         return tuple(name for name in changed if self._tools.is_imported(name))
+
+    def _install_missing(self, missing: Sequence[Missing], wheels: Path | None) -> None:
+        source = [] if wheels is None else ["--no-index", "--find-links", str(wheels)]
+        wanted = {canonicalize_name(one.name) for one in missing}
+        # Else pip might exchange what the application was built with, such as NumPy, while it runs.
+        there = self._tools.versions().items()
+        kept = [f"{n}=={v}" for n, v in there if canonicalize_name(n) not in wanted and _is_version(v)]
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder) / "constraints.txt"
+            constraints.write_text("\n".join(kept) + "\n", encoding="utf-8")
+            arguments = [*source, "-c", str(constraints), *(str(one.requirement) for one in missing)]
+            _run(lambda: self._tools.pip_install(arguments), "The packages")
 
     def _install_torch(self, missing: Sequence[Missing], tell: Callable[[str], None]) -> None:
         demands = [str(one.requirement.specifier) for one in missing if one.name in FROM_EXTENSION]
@@ -233,6 +247,14 @@ def _suffices(installed: str, requirement: Requirement) -> bool:
     except InvalidVersion:
         # A package that the application was built with may name its version in its own way.
         return True
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
 
 
 def _nothing(_: str) -> None:

@@ -17,7 +17,7 @@ from .dependencies import Dependencies, slicer_tools
 from .devices import choices_of
 from .filing import file_answers
 from .install_bar import InstallBar
-from .navigation import jump
+from .navigation import frame_in_3d, jump
 from .overlay import HeatOverlay
 from .parameters import AnyMC3DParameters
 from .plugin_folder import PluginCard, PluginFolder
@@ -53,6 +53,7 @@ class Desk:
         install_plugin_once(folder)
         self.parameters = parameters()
         self.overlay = HeatOverlay(scene, in_turns)
+        self.overlay.appeared, self.overlay.exchanged = frame_in_3d, slicer.util.resetSliceViews
         self.store = ResultStore(scene)
         self.panel = ClassifyPanel(ui, scene=scene, folder=folder, parameters=self.parameters, found=self._found)
         self.session = ClassifySession(self._client, self.panel, device=self.parameters.device)
@@ -61,7 +62,10 @@ class Desk:
             ui, overlay=self.overlay, renderer=self.session, parameters=self.parameters,
             jump=lambda ras: jump(scene, ras), save_report=save_report,
         )  # fmt: skip
-        self.install = InstallBar(ui, Dependencies(slicer_tools()), stop_engine=self.session.close)
+        self.install = InstallBar(
+            ui, Dependencies(slicer_tools()), stop_engine=self.session.close,
+            installed=self.ask_for_devices,
+        )  # fmt: skip
         self._tag = self.parameters.connectGui(form)
         self._show_latest()
 
@@ -69,6 +73,10 @@ class Desk:
         """The module is chosen: what is open is offered, and what the computer has is looked for."""
         self.panel.refresh()
         self.panel.prefill()
+        self.ask_for_devices()
+
+    def ask_for_devices(self) -> None:
+        """Look for what the computer has to compute on, unless it is known or the engine cannot run."""
         if not self.install.refresh() and not self._asked_devices:
             self._asked_devices = True
             self._client.request("devices", {}, done=self._devices_found, failed=self._devices_unknown)
@@ -132,6 +140,7 @@ class Desk:
         self.panel.set_devices(choices_of(answer))
 
     def _devices_unknown(self, error: AnyMC3DError) -> None:
+        self._asked_devices = False
         self.panel.log(_("The devices are not known: {reason}").format(reason=str(error)))
 
     def _log(self, note: LogNote) -> None:

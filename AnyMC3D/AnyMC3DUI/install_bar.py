@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from AnyMC3DLib.errors import AnyMC3DError
 
 from .dependencies import Dependencies, Question
+from .turns import nothing
 
 
 class InstallBar:
@@ -24,10 +25,11 @@ class InstallBar:
         dependencies: Dependencies,
         *,
         stop_engine: Callable[[], None],
+        installed: Callable[[], None] = nothing,
         ask: Callable[[Question], bool] | None = None,
     ) -> None:
         self._ui, self._dependencies, self._stop_engine = ui, dependencies, stop_engine
-        self._ask = ask or _asked
+        self._ask, self._installed = ask or _asked, installed
         menu = qt.QMenu(ui.installPackagesButton)
         menu.addAction(_("From the internet…")).connect("triggered()", self.install)
         menu.addAction(_("From a folder of wheel files…")).connect("triggered()", self._install_from_folder)
@@ -48,12 +50,16 @@ class InstallBar:
         if not self._ask(self._dependencies.question(wheels=wheels)):
             return
         self._stop_engine()
+        qt.QApplication.setOverrideCursor(qt.Qt.WaitCursor)
         try:
             restart = self._dependencies.install(wheels=wheels, progress=self._tell)
         except AnyMC3DError as error:
             self._ui.missingPackagesLabel.text = str(error)
             return
+        finally:
+            qt.QApplication.restoreOverrideCursor()
         self.refresh()
+        self._installed()
         if restart:
             names = ", ".join(restart)
             self._ui.missingPackagesFrame.setVisible(True)

@@ -1,4 +1,4 @@
-"""Moving the views to a place, with the crosshair."""
+"""Moving the views: to a place, with the crosshair, and back to where all is seen."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def jump(scene: slicer.vtkMRMLScene, ras: Sequence[float]) -> None:
         crosshair.SetCrosshairRAS(place)
         if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
             crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
+
+
+def frame_in_3d() -> None:
+    """Have the 3D views show all that is in them, from where they look."""
+    manager = slicer.app.layoutManager()
+    if manager is None:  # no window, as in a script
+        return
+    for number in range(manager.threeDViewCount):
+        keep_rotation, move, zoom = False, True, True
+        manager.threeDWidget(number).threeDView().resetCamera(keep_rotation, move, zoom)

@@ -10,11 +10,12 @@ import vtk
 
 from AnyMC3DLib.errors import InputError
 
+from .earlier import nodes_of_class
 from .handover import FRAME_ATTRIBUTE, browser_of, frame_of, place_like
 from .heat_look import THRESHOLD
 from .overlay_slices import SliceHeat
 from .overlay_volume import Painting, VolumeHeat
-from .turns import Runner, at_once
+from .turns import Runner, at_once, nothing
 from .watching import Watch
 
 OPACITY = 0.6
@@ -24,20 +25,31 @@ SOLIDITY = 0.25
 class HeatOverlay:
     """One heatmap at a time over the views of a scene.
 
-    It ends by itself when the scene is closed, or the anatomy or the heat is removed. While a sequence shows another
-    frame than the one that was classified, the heat waits. `run` runs what takes long, the drawing in 3D; `ended` is
-    called when the overlay ends by itself. `close` ends it for good.
+    It ends by itself when the scene is closed, the anatomy or the heat is removed, or no slice view shows the anatomy
+    any more: heat over another patient's image must not be. While a sequence shows another frame than the one that
+    was classified, the heat waits.
+
+    `run` runs what takes long, the drawing in 3D. `appeared` is called after 3D views show an anatomy that they did
+    not show before, `exchanged` after slice views do, `ended` when the overlay ends by itself, and `troubled` with a
+    sentence when nothing can be drawn in 3D. `close` ends the overlay for good.
     """
 
     def __init__(self, scene: slicer.vtkMRMLScene, run: Runner = at_once) -> None:
         self._scene = scene
-        self._slices, self._volume = SliceHeat(scene), VolumeHeat(scene, run)
+        # Whoever wants to know puts a function here.
+        self.appeared: Callable[[], None] = nothing
+        self.exchanged: Callable[[], None] = nothing
+        self.ended: Callable[[], None] = nothing
+        self.troubled: Callable[[str], None] = lambda sentence: None
+        self._slices = SliceHeat(scene)
+        self._volume = VolumeHeat(
+            scene, run, appeared=lambda: self.appeared(), troubled=lambda sentence: self.troubled(sentence)
+        )
         self._anatomy: slicer.vtkMRMLVolumeNode | None = None
         self._heat: slicer.vtkMRMLScalarVolumeNode | None = None
         self._caption = ""
         self._opacity, self._threshold, self._solidity = OPACITY, THRESHOLD, SOLIDITY
         self._in_3d = True
-        self.ended: Callable[[], None] = _nobody
         self._drawn = self._changing = False
         self._scene_watch, self._study_watch = Watch(), Watch()
         self._scene_watch.on(scene, scene.StartCloseEvent, self._on_scene_ends)
@@ -119,6 +131,8 @@ class HeatOverlay:
         browser = browser_of(anatomy)
         if browser is not None:
             self._study_watch.on(browser, vtk.vtkCommand.ModifiedEvent, self._on_frame)
+        for composite in nodes_of_class(self._scene, "vtkMRMLSliceCompositeNode"):
+            self._study_watch.on(composite, vtk.vtkCommand.ModifiedEvent, self._on_view)
         self._draw_or_wait()
 
     def hide(self) -> None:
@@ -141,13 +155,15 @@ class HeatOverlay:
             self._take_off()
             return
         with self._own_changes():
-            self._slices.show(
+            is_exchanged = self._slices.show(
                 self._anatomy, self._heat,
                 caption=self._caption, opacity=self._opacity, threshold=self._threshold,
             )  # fmt: skip
             self._drawn = True
             if self._in_3d:
                 self._show_volume()
+        if is_exchanged:
+            self.exchanged()
 
     def _show_volume(self) -> None:
         with self._own_changes():
@@ -185,6 +201,15 @@ class HeatOverlay:
             if waits == self._drawn:
                 self._draw_or_wait()
 
+    def _on_view(self, _: object) -> None:
+        """The user, or another module, may have put another image under the heat, or another layer in its place."""
+        if not self._drawn or self._changing:
+            return
+        with self._own_changes():
+            is_seen = self._slices.leave_others()
+        if not is_seen:
+            self._end()
+
     def _on_scene_ends(self, _: object) -> None:
         self._end()
 
@@ -196,6 +221,7 @@ class HeatOverlay:
     def _on_node_added(self, node: slicer.vtkMRMLNode) -> None:
         if self._drawn and not self._changing and node.IsA("vtkMRMLSliceCompositeNode"):
             self._slices.cover(node, opacity=self._opacity)
+            self._study_watch.on(node, vtk.vtkCommand.ModifiedEvent, self._on_view)
 
     def _on_node_removed(self, node: slicer.vtkMRMLNode | None) -> None:
         if not self._changing and node is not None and node in (self._anatomy, self._heat):
@@ -206,10 +232,6 @@ class HeatOverlay:
         self.hide()
         if was_visible:
             self.ended()
-
-
-def _nobody() -> None:
-    return
 
 
 def _share(value: float, name: str) -> float:

@@ -9,7 +9,9 @@ from .heat_look import HEAT_ATTRIBUTE
 
 LEGEND_ATTRIBUTE = "AnyMC3D.Legend"
 _ANATOMY_ROLE = "AnyMC3DShownAnatomy"
-_LEGEND_LABELS = 5
+_LEGEND_LABELS = 3
+_LEGEND_SIZE, _LEGEND_PLACE = (0.09, 0.3), (0.98, 0.92)  # shares of the view
+_LEGEND_FONT = 12
 
 
 class SliceHeat:
@@ -28,15 +30,21 @@ class SliceHeat:
         caption: str,
         opacity: float,
         threshold: float,
-    ) -> None:
-        """Put the heat over the anatomy; `caption` is the legend's title."""
+    ) -> bool:
+        """Put the heat over the anatomy; `caption` is the legend's title.
+
+        Returns whether a view showed another image before.
+        """
         if self._heat is not None and self._heat is not heat:
             self._remove_legends()
         self._anatomy, self._heat = anatomy, heat
         self.set_threshold(threshold)
-        for composite in nodes_of_class(self._scene, "vtkMRMLSliceCompositeNode"):
+        composites = list(nodes_of_class(self._scene, "vtkMRMLSliceCompositeNode"))
+        is_exchanged = any(one.GetBackgroundVolumeID() not in (None, anatomy.GetID()) for one in composites)
+        for composite in composites:
             self.cover(composite, opacity=opacity)
         self._show_legend(caption)
+        return is_exchanged
 
     def cover(self, composite: slicer.vtkMRMLSliceCompositeNode, *, opacity: float) -> None:
         """Put the heat into one slice view."""
@@ -66,6 +74,17 @@ class SliceHeat:
         """Show heat from `threshold` on."""
         self._heat.GetDisplayNode().SetThreshold(threshold, 1.0)
 
+    def leave_others(self) -> bool:
+        """Take the heat off views that show another image by now; returns whether a view shows it still."""
+        is_seen = False
+        for composite in nodes_of_class(self._scene, "vtkMRMLSliceCompositeNode"):
+            is_shown = composite.GetForegroundVolumeID() == self._heat.GetID()
+            if is_shown and composite.GetBackgroundVolumeID() != self._anatomy.GetID():
+                _give_back(composite)
+            else:
+                is_seen |= is_shown
+        return is_seen
+
     def is_everywhere(self) -> bool:
         """Whether every slice view shows the heat."""
         composites = nodes_of_class(self._scene, "vtkMRMLSliceCompositeNode")
@@ -92,6 +111,11 @@ class SliceHeat:
         legend.SetTitleText(caption)
         legend.SetLabelFormat("%.2f")
         legend.SetNumberOfLabels(_LEGEND_LABELS)
+        # Small, at the edge: what lies beneath it cannot be read.
+        legend.SetSize(*_LEGEND_SIZE)
+        legend.SetPosition(*_LEGEND_PLACE)
+        legend.GetTitleTextProperty().SetFontSize(_LEGEND_FONT)
+        legend.GetLabelTextProperty().SetFontSize(_LEGEND_FONT)
         legend.SetVisibility(True)
         legend.EndModify(changing)
 

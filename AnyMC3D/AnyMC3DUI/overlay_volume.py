@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,15 @@ from .coarse_grid import CoarseGrid
 from .earlier import is_remembered, nodes_of_class, recall, remember
 from .fused import AnatomyLook, FusedVolume
 from .handover import FACTORS_ATTRIBUTE, grid_of, place_like
-from .turns import Cancel, Runner, Work, at_once
+from .turns import Cancel, Runner, Work, at_once, nothing
+
+logger = logging.getLogger(__name__)
 
 FUSED_ATTRIBUTE = "AnyMC3D.Fused"
 _RENDERINGS = "vtkMRMLVolumeRenderingDisplayNode"
 _RENDERING_CLASS = "vtkMRMLGPURayCastVolumeRenderingDisplayNode"
+_CPU_RENDERING_CLASS = "vtkMRMLCPURayCastVolumeRenderingDisplayNode"
+_METHOD_SETTING = "VolumeRendering/RenderingMethod"
 _TISSUE = np.array([0.80, 0.75, 0.71])
 _STEPS_ACROSS = 200  # units of opacity along a volume's diagonal, so that coarse and fine volumes look alike
 
@@ -35,14 +41,23 @@ class Painting:
 class VolumeHeat:
     """The fused volume in the 3D views of a scene; the user's own volume renderings come back with `hide`.
 
-    `run` runs what takes long: filling and painting the volume.
+    `run` runs what takes long: filling and painting the volume. `appeared` is called after an anatomy was drawn that
+    the views did not show before, `troubled` with a sentence when it cannot be drawn.
     """
 
-    def __init__(self, scene: slicer.vtkMRMLScene, run: Runner = at_once) -> None:
-        self._scene, self._run = scene, run
+    def __init__(
+        self,
+        scene: slicer.vtkMRMLScene,
+        run: Runner = at_once,
+        *,
+        appeared: Callable[[], None] = nothing,
+        troubled: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self._scene, self._run, self._appeared, self._troubled = scene, run, appeared, troubled
         self._fused: FusedVolume | None = None
         self._node: slicer.vtkMRMLVectorVolumeNode | None = None
         self._made: list[slicer.vtkMRMLNode] = []
+        self._framed_id: str | None = None
         self._wanted: Painting | None = None
         self._let_go: Cancel | None = None
         self._working = False
@@ -87,7 +102,15 @@ class VolumeHeat:
 
     def _begin(self, work: Work) -> None:
         self._working = True
-        self._let_go = self._run(work)
+        self._let_go = self._run(self._guarded(work))
+
+    def _guarded(self, work: Work) -> Work:
+        try:
+            yield from work
+        except Exception as error:
+            logger.exception("The heat cannot be drawn in 3D.")
+            self.hide()
+            self._troubled(f"The heat cannot be drawn in 3D ({type(error).__name__}): the log says more.")
 
     def _building(
         self, anatomy: slicer.vtkMRMLVolumeNode, fused: FusedVolume, values: npt.NDArray, warmth: npt.NDArray
@@ -98,8 +121,11 @@ class VolumeHeat:
         self._node = self._add_fused(anatomy)
         self._properties = self._add_properties(own)
         yield from self._painting()
-        self._hide_renderings()
+        is_new = not self._hide_renderings() and self._framed_id != anatomy.GetID()
+        self._framed_id = anatomy.GetID()
         self._add_rendering(own)
+        if is_new:
+            self._appeared()
 
     def _painting(self) -> Work:
         target, painted = slicer.util.arrayFromVolume(self._node), None
@@ -122,12 +148,16 @@ class VolumeHeat:
                 self._scene.RemoveNode(node)
         self._made, self._node, self._fused = [], None, None
 
-    def _hide_renderings(self) -> None:
-        """Another rendering would be painted over this one from every side, whatever lies in front."""
-        for rendering in nodes_of_class(self._scene, _RENDERINGS):
-            if rendering.GetVisibility():
-                remember(rendering, {"visible": True})
-                rendering.SetVisibility(False)
+    def _hide_renderings(self) -> bool:
+        """Another rendering would be painted over this one from every side, whatever lies in front.
+
+        Returns whether there was one.
+        """
+        visible = [one for one in nodes_of_class(self._scene, _RENDERINGS) if one.GetVisibility()]
+        for rendering in visible:
+            remember(rendering, {"visible": True})
+            rendering.SetVisibility(False)
+        return bool(visible)
 
     def _add_fused(self, anatomy: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLVectorVolumeNode:
         node = slicer.vtkMRMLVectorVolumeNode()
@@ -164,7 +194,7 @@ class VolumeHeat:
         return node
 
     def _add_rendering(self, own: slicer.vtkMRMLVolumeRenderingDisplayNode | None) -> None:
-        class_name = own.GetClassName() if own is not None else _RENDERING_CLASS
+        class_name = own.GetClassName() if own is not None else _rendering_class()
         # The renderer of several volumes at once takes one value a voxel.
         if "MultiVolume" in class_name:
             class_name = _RENDERING_CLASS
@@ -188,6 +218,13 @@ class VolumeHeat:
         node = self._scene.AddNode(node)
         self._made.append(node)
         return node
+
+
+def _rendering_class() -> str:
+    """The way of drawing that the application is set to; without a graphics card that may be the processor's."""
+    app = getattr(slicer, "app", None)
+    wanted = app.userSettings().value(_METHOD_SETTING) if app is not None else None
+    return wanted if wanted == _CPU_RENDERING_CLASS else _RENDERING_CLASS
 
 
 def _rendering_of(anatomy: slicer.vtkMRMLVolumeNode) -> slicer.vtkMRMLVolumeRenderingDisplayNode | None:

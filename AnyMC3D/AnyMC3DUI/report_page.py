@@ -118,14 +118,28 @@ def _section(result: StudyResults, name: str) -> str:
 
 
 def view_pictures() -> dict[str, bytes]:
-    """The slice views and the first 3D view as PNG, as they are on the screen."""
+    """The slice views and the first 3D view as PNG, as they are on the screen; hidden ones are left out.
+
+    Without the texts in their corners, which name the series and may name the patient.
+    """
     manager = slicer.app.layoutManager()
     if manager is None:
         return {}
     views = {name: manager.sliceWidget(name).sliceView() for name in manager.sliceViewNames()}
     if manager.threeDViewCount:
         views["3D"] = manager.threeDWidget(0).threeDView()
-    return {name: _png(view) for name, view in views.items()}
+    return {name: _without_corners(view) for name, view in views.items() if view.visible}
+
+
+def _without_corners(view: Any) -> bytes:
+    corners = view.cornerAnnotation()
+    shown = corners.GetVisibility()
+    corners.SetVisibility(False)
+    try:
+        return _png(view)
+    finally:
+        corners.SetVisibility(shown)
+        view.scheduleRender()
 
 
 def _png(view: Any) -> bytes:

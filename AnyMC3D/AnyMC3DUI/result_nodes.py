@@ -34,6 +34,11 @@ def has_marks(node: slicer.vtkMRMLNode, marks: Mapping[str, str]) -> bool:
     return all(node.GetAttribute(f"AnyMC3D.{name}") == value for name, value in marks.items())
 
 
+def mark_of(node: slicer.vtkMRMLNode, name: str) -> str:
+    """One of the marks of a node that has it."""
+    return node.GetAttribute(f"AnyMC3D.{name}")
+
+
 def remove(node: slicer.vtkMRMLNode, hierarchy: slicer.vtkMRMLSubjectHierarchyNode) -> None:
     """Remove the node with what only serves it: its item, how it is displayed, and where it is stored."""
     scene = node.GetScene()
@@ -138,6 +143,8 @@ def spot_list(
     display.SetSelectedColor(*_SPOT_COLOUR)
     display.SetColor(*_SPOT_COLOUR)
     display.SetGlyphTypeFromString("CrossDot2D")
+    # In 3D the heat itself is seen, and points would be painted over whatever lies in front of them.
+    display.SetVisibility3D(False)
     # Points above and below would pile up on the slice that is looked at.
     display.SetSliceProjection(False)
     display.SetTextScale(2.5)

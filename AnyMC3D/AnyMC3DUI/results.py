@@ -131,6 +131,14 @@ class StudyResults:
             raise InputError(f"The view '{view}' of '{plugin}' has no slice {index}: choose one of its chart.")
         return self._now(slices[index]["ras"])
 
+    def charted(self, series_id: str) -> tuple[str, str] | None:
+        """Plugin and view whose slice weights a plot series shows; None where it is none of this answer's."""
+        for number in range(self.record.GetNumberOfNodeReferences(_SERIES)):
+            node = self.record.GetNthNodeReference(_SERIES, number)
+            if node is not None and node.GetID() == series_id:
+                return nodes.mark_of(node, "plugin"), nodes.mark_of(node, "view")
+        return None
+
     def spots_of(self, plugin: str, class_name: str) -> list[tuple[npt.NDArray[np.float64], float]]:
         """The hot spots of a class, hottest first: RAS [3] and heat; empty where no heat is shown."""
         prediction = self.predictions[plugin]

@@ -19,6 +19,10 @@ from .results import StudyResults, heat_is_shown
 
 RAS_ROLE = qt.Qt.UserRole
 COLUMNS = 3  # of the list of hot spots
+CHART_LAYOUTS = tuple(
+    getattr(slicer.vtkMRMLLayoutNode, f"SlicerLayout{kind}View")
+    for kind in ("ConventionalPlot", "FourUpPlot", "FourUpPlotTable", "OneUpPlot", "ThreeOverThreePlot")
+)
 SHORTCUT = "Ctrl+Shift+H"  # as the button's tool tip says
 
 
@@ -29,6 +33,7 @@ class Overlay(Protocol):
     opacity: float
     threshold: float
     ended: Callable[[], None]
+    troubled: Callable[[str], None]
 
     def show(self, anatomy: Any, heat: Any, caption: str) -> None: ...
 
@@ -59,10 +64,10 @@ class ResultsPanel:
         self._ui, self._overlay, self._renderer = ui, overlay, renderer
         self._parameters, self._jump, self._save = parameters, jump, save_report
         self._results: tuple[StudyResults, ...] = ()
-        self._charted: tuple[str, str] | None = None
-        self._chart_view: Any = None
+        self._chart_views: list[Any] = []
         self._filling = False
         overlay.ended = lambda: self._set_button(False)
+        overlay.troubled = self._say
         self._shortcut = _shortcut(lambda: ui.overlayButton.click() if self._results else None)
         _set_up_table(ui.hotSpotTable)
         ui.heatClassSelector.connect("currentIndexChanged(int)", self._class_chosen)
@@ -82,7 +87,7 @@ class ResultsPanel:
 
         With `fresh` the heat of what was found is shown.
         """
-        self._results, self._charted = tuple(results), None
+        self._results = tuple(results)
         predictions = {name: one for result in results for name, one in result.predictions.items()}
         self._ui.resultsTitleLabel.text = _title(results) if results else _("No study was classified yet.")
         self._show_warnings(predictions)
@@ -107,12 +112,6 @@ class ResultsPanel:
         box = self._ui.heatClassSelector
         value = box.itemData(box.currentIndex) if box.count else None
         return tuple(value.split("\n", 1)) if value else None
-
-    def chart_point(self, index: int) -> None:
-        """A point of the chart that is shown was clicked."""
-        if self._charted is not None:
-            plugin, view = self._charted
-            self._jump(self._of(plugin).slice_at(plugin, view, index))
 
     def clear(self) -> None:
         """Take the heat off, and show nothing."""
@@ -176,23 +175,30 @@ class ResultsPanel:
         if chart is None:
             self._say(_("The chart is not in the scene any more."))
             return
-        self._charted = plugin, view
         manager = slicer.app.layoutManager()
         if manager is None:  # no window, as in a script
             return
-        manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView)
-        widget = manager.plotWidget(0)
-        widget.mrmlPlotViewNode().SetPlotChartNodeID(chart.GetID())
-        if widget.plotView() is not self._chart_view:
-            self._chart_view = widget.plotView()
-            self._chart_view.connect("dataSelected(vtkStringArray*,vtkCollection*)", self._point_selected)
+        if manager.layout not in CHART_LAYOUTS:
+            # Beside the slices and the 3D view, which show what the chart is about.
+            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
+        logic = slicer.app.applicationLogic()
+        logic.GetSelectionNode().SetActivePlotChartID(chart.GetID())
+        logic.PropagatePlotChartSelection()
+        for number in range(manager.plotViewCount):
+            view = manager.plotWidget(number).plotView()
+            if view not in self._chart_views:
+                self._chart_views.append(view)
+                view.connect("dataSelected(vtkStringArray*,vtkCollection*)", self._point_selected)
 
-    def _point_selected(self, _series: object, selections: object) -> None:
-        for index in range(selections.GetNumberOfItems()):
-            points = selections.GetItemAsObject(index)
-            if points.GetNumberOfValues():
-                self.chart_point(int(points.GetValue(0)))
-                return
+    def _point_selected(self, series: object, selections: object) -> None:
+        # The view may show another chart by now, of this answer or of somebody else's.
+        for number in range(min(series.GetNumberOfValues(), selections.GetNumberOfItems())):
+            points = selections.GetItemAsObject(number)
+            for results in self._results if points.GetNumberOfValues() else ():
+                found = results.charted(series.GetValue(number))
+                if found is not None:
+                    self._jump(results.slice_at(*found, int(points.GetValue(0))))
+                    return
 
     def _fill_spots(self, predictions: Mapping[str, Mapping[str, Any]]) -> None:
         table = self._ui.hotSpotTable

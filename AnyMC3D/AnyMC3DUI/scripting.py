@@ -87,9 +87,12 @@ class Classification:
 
     def wait(self) -> Mapping[str, Any]:
         """Let the application go on until the answers are there; raises the error if there are none."""
-        while self._answers is None and self._error is None:
+        if self._answers is None and self._error is None:
             self._loop = qt.QEventLoop()
             self._loop.exec_()
+        if self._answers is None and self._error is None:
+            # The application ends, and lets no loop run any more.
+            self.cancel()
         if self._error is not None:
             raise self._error
         return self._answers

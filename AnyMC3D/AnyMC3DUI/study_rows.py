@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from .volume_choice import ONLY_SOURCE
+from .watching import Watch
 
 REGION_TYPES = {"box": ["vtkMRMLMarkupsROINode"], "segment": ["vtkMRMLSegmentationNode"]}
 
@@ -22,6 +24,7 @@ class StudyRows:
         self._regions: dict[str, slicer.qMRMLNodeComboBox] = {}
         self._segments: dict[str, qt.QComboBox] = {}
         self._by_hand: set[str] = set()
+        self._watch = Watch()
         self._setting = False
 
     @property
@@ -89,6 +92,7 @@ class StudyRows:
             if index >= 0:
                 box.setCurrentIndex(index)
         self._setting = False
+        self._watch_segments()
 
     def keep(self, sources: Iterable[str]) -> None:
         """Take what these sources have for a person's choice, and what all others have for none."""
@@ -107,7 +111,9 @@ class StudyRows:
             box.setEnabled(enabled)
 
     def close(self) -> None:
-        """Let go of the scene."""
+        """Let go of the scene; what is chosen stays so in the settings."""
+        self._setting = True
+        self._watch.stop()
         for box in (*self._volumes.values(), *self._regions.values()):
             box.setMRMLScene(None)
 
@@ -142,24 +148,39 @@ class StudyRows:
         tip = _("The plugin looks at this region only.")
         self._regions[source] = self._selector(label, REGION_TYPES[kind], tip)
         if kind == "box":
-            # A box can be drawn right away.
             self._regions[source].addEnabled = True
+            self._regions[source].connect(
+                "nodeAddedByUser(vtkMRMLNode*)", lambda roi, source=source: self._fit_new(roi, source)
+            )
         else:
             self._segments[source] = qt.QComboBox()
             self._segments[source].toolTip = tip
             self._segments[source].connect("currentIndexChanged(int)", self._chosen)
             self._layout.addRow(_("Segment:"), self._segments[source])
 
+    def _fit_new(self, roi: slicer.vtkMRMLMarkupsROINode, source: str) -> None:
+        """A new box, about the middle of the volume, with handles to drag: one without extent could not be seen."""
+        volume = self.images.get(source)
+        if volume is None:
+            return
+        bounds = [0.0] * 6
+        volume.GetRASBounds(bounds)
+        low, high = np.array(bounds[::2]), np.array(bounds[1::2])
+        roi.SetCenterWorld(*((low + high) / 2).tolist())
+        roi.SetSizeWorld(*((high - low) / 2).tolist())
+
     def _fill_segments(self, source: str) -> None:
         box, node = self._segments[source], self._regions[source].currentNode()
         segmentation = node.GetSegmentation() if node is not None else None
         found = [segmentation.GetNthSegmentID(i) for i in range(segmentation.GetNumberOfSegments())] if node else []
-        if found == [box.itemData(index) for index in range(box.count)]:
+        names = [segmentation.GetSegment(segment).GetName() for segment in found]
+        rows = range(box.count)
+        if (found, names) == ([box.itemData(row) for row in rows], [box.itemText(row) for row in rows]):
             return
         before = box.itemData(box.currentIndex) if box.count else None
         box.clear()
-        for segment in found:
-            box.addItem(segmentation.GetSegment(segment).GetName(), segment)
+        for segment, name in zip(found, names, strict=True):
+            box.addItem(name, segment)
         box.setCurrentIndex(max(0, box.findData(before)) if found else -1)
 
     def _image(self, source: str, node: object) -> None:
@@ -169,6 +190,19 @@ class StudyRows:
         (self._by_hand.add if node is not None else self._by_hand.discard)(source)
         self._chosen()
 
+    def _watch_segments(self) -> None:
+        """What is segmented while the panel is open can be chosen."""
+        self._watch.stop()
+        for source in self._segments:
+            node = self._regions[source].currentNode()
+            if node is not None:
+                segmentation = node.GetSegmentation()
+                for event in (segmentation.SegmentAdded, segmentation.SegmentRemoved, segmentation.SegmentModified):
+                    self._watch.on(segmentation, event, self._segments_changed)
+
+    def _segments_changed(self, _: object) -> None:
+        self._chosen()
+
     def _chosen(self, _choice: object = None) -> None:
         if self._setting:
             return
@@ -176,4 +210,5 @@ class StudyRows:
         for source in self._segments:
             self._fill_segments(source)
         self._setting = False
+        self._watch_segments()
         self._changed()

@@ -15,7 +15,11 @@ Runner = Callable[[Work], Cancel]
 def at_once(work: Work) -> Cancel:
     """Run the work now, to its end; for scripts and wherever no event loop runs."""
     finish(work)
-    return lambda: None
+    return nothing
+
+
+def nothing() -> None:
+    """For those who want no call."""
 
 
 def finish(work: Generator[float, None, Value]) -> Value:

@@ -27,7 +27,6 @@ wait(lambda: not widget.desk.session.busy, 300)  # noqa: F821
 wait(lambda: "Rendering" not in widget.ui.heatStateLabel.text, 300)  # noqa: F821
 if widget.ui.hotSpotTable.rowCount:  # noqa: F821
     widget.ui.hotSpotTable.cellClicked.emit(0, 0)  # noqa: F821
-slicer.app.layoutManager().resetThreeDViews()  # noqa: F821
 picture(out / "3-after.png")  # noqa: F821
 button = widget.ui.chartsArea.findChildren(qt.QPushButton)[0]  # noqa: F821
 button.click()

@@ -119,6 +119,7 @@ class FakeOverlay:
     def __init__(self) -> None:
         self.visible, self.opacity, self.threshold = False, 0.0, 0.0
         self.ended = lambda: None
+        self.troubled = lambda sentence: None
         self.shown: list[tuple[Any, Any, str]] = []
 
     def show(self, anatomy: Any, heat: Any, caption: str) -> None:

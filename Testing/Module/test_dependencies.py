@@ -39,7 +39,9 @@ class Environment:
         )
 
     def pip(self, arguments: list[str]) -> None:
-        self.calls.append(arguments)
+        place = arguments.index("-c")
+        self.constraints = Path(arguments[place + 1]).read_text(encoding="utf-8").split()
+        self.calls.append(arguments[:place] + arguments[place + 2 :])
         if self.fails:
             raise self.fails
         for argument in arguments:
@@ -103,7 +105,13 @@ def test_torch_comes_through_the_extension_and_the_rest_through_pip() -> None:
     environment, told = Environment(numpy="2.0"), []
     assert Dependencies(environment.tools, NEEDED).install(progress=told.append) == ()
     assert environment.calls == [["extension", ">=2.6"], ["timm>=1.0"]]
-    assert told == ["Installing PyTorch", "Installing timm"]
+    assert told[0] == "Installing PyTorch" and told[1].startswith("Installing timm. ")
+
+
+def test_what_the_application_has_already_is_not_exchanged() -> None:
+    environment = Environment(numpy="2.0.2", SimpleITK="2.5.3", odd="built by hand", timm="0.9", extension=True)
+    Dependencies(environment.tools, NEEDED).install()
+    assert environment.constraints == ["numpy==2.0.2", "SimpleITK==2.5.3", "torch==2.9.0"]
 
 
 def test_without_the_extension_all_come_through_pip() -> None:

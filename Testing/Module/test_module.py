@@ -16,7 +16,7 @@ from hosting import MODULE, REPOSITORY, Host, add_volume, host, prediction, qt, 
 from plugin_files import write_plugin_file
 from worker_desk import spin, worker_python
 
-from AnyMC3DLib.errors import InputError, PluginError
+from AnyMC3DLib.errors import Cancelled, InputError, PluginError
 
 SAMPLE = "HeadLesionPhantom"
 
@@ -132,6 +132,41 @@ def test_a_point_of_the_chart_moves_the_views_and_the_crosshair_to_its_slice(see
     assert crosshair.GetCrosshairRAS() == pytest.approx((0, 0, 20))
 
 
+def test_a_chart_leaves_the_3d_view_in_sight_and_a_layout_with_a_chart_as_it_is(seen_host: Host) -> None:  # noqa: F811
+    kinds = slicer.vtkMRMLLayoutNode
+    widget = loaded(seen_host)
+    tick(widget)
+    file_answer(widget, sample())
+    (button,) = widget.ui.chartsArea.findChildren(qt.QPushButton)
+    manager = slicer.app.layoutManager()
+    button.click()
+    assert manager.layout == kinds.SlicerLayoutConventionalPlotView
+    manager.setLayout(kinds.SlicerLayoutFourUpPlotView)
+    button.click()
+    assert manager.layout == kinds.SlicerLayoutFourUpPlotView
+
+
+def test_a_point_of_another_chart_is_taken_for_what_it_is(seen_host: Host) -> None:  # noqa: F811
+    widget = loaded(seen_host)
+    volume = sample()
+    tick(widget)
+    file_answer(widget, volume, views=("axial", "second"))
+    results = widget.desk.results._results[0]
+    (button,) = widget.ui.chartsArea.findChildren(qt.QPushButton)
+    button.click()
+    manager = slicer.app.layoutManager()
+    view = manager.plotWidget(0).plotView()
+    jumped: list[Any] = []
+    widget.desk.results._jump = jumped.append
+    view.mrmlPlotViewNode().SetPlotChartNodeID(results.chart(SAMPLE, "second").GetID())
+    (series, _), *_ = view.series()
+    view.select(series, 1)
+    assert len(jumped) == 1 and jumped[0] == pytest.approx(results.slice_at(SAMPLE, "second", 1))
+    foreign = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", "the user's own")
+    view.select(foreign, 77)
+    assert len(jumped) == 1
+
+
 def test_closing_the_scene_in_mid_job_ends_the_job_and_the_worker(host: Host, engine_python: str) -> None:  # noqa: F811
     widget = loaded(host)
     sample()
@@ -191,6 +226,22 @@ def begun_by_a_script(running: Host) -> tuple[Any, Any, list[Any]]:
     work = logic.classify(sample(), [str(plugin)], done=heard.append, failed=heard.append)
     spin(lambda: logic._engine.client.ready)
     return logic, work, heard
+
+
+def test_a_script_that_waits_while_the_application_ends_does_not_wait_for_ever(
+    host: Host,  # noqa: F811
+    engine_python: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host.load(MODULE)
+    host.started()
+    # Qt lets no event loop run once the application has been told to quit.
+    monkeypatch.setattr(qt.QEventLoop, "exec_", lambda loop: -1)
+    logic = sys.modules["AnyMC3D"].AnyMC3DLogic()
+    plugin = REPOSITORY / "Resources" / "Sample" / f"{SAMPLE}.safetensors"
+    with pytest.raises(Cancelled):
+        logic.classify(sample(), [str(plugin)])
+    logic.close()
 
 
 def test_a_script_can_cancel_what_it_does_not_wait_for(host: Host, engine_python: str) -> None:  # noqa: F811

@@ -230,3 +230,46 @@ def test_after_close_the_scene_is_watched_no_more(shown: SliceStudy) -> None:
     shown.scene.mrml.RemoveNode(shown.heat)
     shown.scene.mrml.Clear(0)
     assert not shown.overlay.visible
+
+
+def test_heat_leaves_a_view_that_shows_another_image_and_stays_in_the_others(shown: SliceStudy) -> None:
+    other = studies.add_volume(np.zeros(studies.SHAPE, np.int16), studies.straight(), name="another patient")
+    ended: list[bool] = []
+    shown.overlay.ended = lambda: ended.append(True)
+    shown.show()
+    shown.scene.composite("Red").SetBackgroundVolumeID(other.GetID())
+    assert shown.scene.composite("Red").GetForegroundVolumeID() is None
+    assert shown.scene.composite("Red").GetBackgroundVolumeID() == other.GetID()
+    assert shown.scene.composite("Green").GetForegroundVolumeID() == shown.heat.GetID()
+    assert shown.overlay.visible and not ended
+
+
+@pytest.mark.parametrize("layers", ["Background", "all"])
+def test_heat_ends_when_no_view_shows_its_image_any_more(shown: SliceStudy, layers: str) -> None:
+    other = studies.add_volume(np.zeros(studies.SHAPE, np.int16), studies.straight(), name="another patient")
+    ended: list[bool] = []
+    shown.overlay.ended = lambda: ended.append(True)
+    shown.show()
+    for view in SLICE_VIEWS:
+        composite = shown.scene.composite(view)
+        changing = composite.StartModify()
+        composite.SetBackgroundVolumeID(other.GetID())
+        if layers == "all":
+            composite.SetForegroundVolumeID(None)
+        composite.EndModify(changing)
+    assert ended == [True] and not shown.overlay.visible
+    assert [shown.scene.composite(view).GetForegroundVolumeID() for view in SLICE_VIEWS] == [None] * 3
+    assert [shown.scene.composite(view).GetBackgroundVolumeID() for view in SLICE_VIEWS] == [other.GetID()] * 3
+    assert legends(shown.scene) == []
+
+
+def test_the_views_are_fitted_when_they_showed_another_image_before(shown: SliceStudy) -> None:
+    exchanged: list[bool] = []
+    shown.overlay.exchanged = lambda: exchanged.append(True)
+    shown.show()
+    shown.overlay.hide()
+    assert not exchanged
+    other = studies.add_volume(np.zeros(studies.SHAPE, np.int16), studies.straight(), name="another series")
+    shown.scene.composite("Red").SetBackgroundVolumeID(other.GetID())
+    shown.show()
+    assert exchanged == [True]

@@ -404,3 +404,39 @@ def test_removing_the_anatomy_while_it_is_drawn_is_no_harm(shown: Shown, waiting
     waiting.turns(3)
     shown.scene.mrml.RemoveNode(shown.anatomy)
     assert list(waiting.work) == [] and shown.fused_node() is None and not shown.overlay.visible
+
+
+def test_views_are_framed_when_an_anatomy_appears_and_not_again(shown: Shown) -> None:
+    appeared: list[bool] = []
+    shown.overlay.appeared = lambda: appeared.append(True)
+    shown.show()
+    shown.overlay.hide()
+    shown.show()
+    assert appeared == [True]
+
+
+def test_views_that_render_the_anatomy_already_stay_as_the_user_turned_them(shown: Shown) -> None:
+    appeared: list[bool] = []
+    shown.overlay.appeared = lambda: appeared.append(True)
+    shown.add_rendering()
+    shown.show()
+    assert not appeared
+
+
+def test_what_cannot_be_drawn_is_told_and_leaves_slices_and_nodes_alone(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    shown.overlay.troubled = told.append
+    before, own = shown.scene.node_count(), shown.add_rendering()
+    with_own = shown.scene.node_count()
+    monkeypatch.setattr("AnyMC3DUI.overlay_volume._set_opacity", lambda *_: 1 / 0)
+    shown.show()
+    assert "cannot be drawn in 3D (ZeroDivisionError)" in told[0] and len(told) == 1
+    assert shown.overlay.visible and shown.fused_node() is None and own.GetVisibility()
+    monkeypatch.undo()
+    shown.overlay.hide()
+    kept = len(slicer.util.getNodesByClass("vtkMRMLColorTableNode", shown.scene.mrml))
+    assert before < shown.scene.node_count() <= with_own + kept
+    shown.show()
+    assert shown.fused_node() is not None

@@ -456,6 +456,53 @@ def test_the_report_is_a_page_with_pictures_and_a_table(desk: Desk, tmp_path: Pa
         save_report(results)
 
 
+def test_a_new_box_is_drawn_about_the_middle_of_the_volume(desk: Desk, plugins: Path) -> None:
+    write_plugin_file(plugins / "box.safetensors", name="Box", region="box")
+    volume = add_volume(shape=(10, 20, 30))
+    desk.classify.refresh()
+    desk.tick(0)
+    (box,) = desk.classify._rows._regions.values()
+    roi = box.addNode()
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    assert roi.GetCenterWorld() == pytest.approx(
+        [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    )
+    assert roi.GetSize() == pytest.approx(
+        [(high - low) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    )
+    assert desk.ui.classifyButton.enabled
+
+
+def test_a_segment_that_is_drawn_or_renamed_meanwhile_can_be_chosen(desk: Desk, plugins: Path) -> None:
+    write_plugin_file(plugins / "organ.safetensors", name="An organ", region="segment")
+    add_volume()
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "organs")
+    desk.classify.refresh()
+    desk.tick(0)
+    (regions,), (segments,) = desk.classify._rows._regions.values(), desk.classify._rows._segments.values()
+    regions.setCurrentNode(node)
+    first = node.GetSegmentation().AddEmptySegment("", "liver")
+    node.GetSegmentation().AddEmptySegment("", "spleen")
+    assert [segments.itemText(row) for row in range(segments.count)] == ["liver", "spleen"]
+    node.GetSegmentation().GetSegment(first).SetName("left kidney")
+    assert segments.itemText(0) == "left kidney"
+    node.GetSegmentation().RemoveSegment(first)
+    assert [segments.itemText(row) for row in range(segments.count)] == ["spleen"]
+
+
+def test_what_was_asked_about_is_not_kept_in_memory(desk: Desk) -> None:
+    add_volume()
+    desk.classify.prefill()
+    desk.tick(0)
+    for end in (lambda: desk.classify.finished({}), lambda: desk.classify.failed("No."), desk.classify.cancelled):
+        desk.session.busy = False
+        desk.classify.classify()
+        assert desk.classify._asked is not None
+        end()
+        assert desk.classify._asked is None
+
+
 # the form
 
 

@@ -29,6 +29,8 @@ class View(qt.QWidget):
         self.render_window.SetMultiSamples(0)
         self.render_window.SetAlphaBitPlanes(1)
         self.render_window.AddRenderer(self.renderer)
+        self._corners = vtk.vtkCornerAnnotation()
+        self.renderer.AddViewProp(self._corners)
         self.interactor = vtk.vtkGenericRenderWindowInteractor()
         self.interactor.SetRenderWindow(self.render_window)
         self.interactor.EnableRenderOff()
@@ -88,6 +90,10 @@ class View(qt.QWidget):
         """The size in pixels of the device."""
         ratio = self.devicePixelRatioF()
         return max(1, round(self.width * ratio)), max(1, round(self.height * ratio))
+
+    def cornerAnnotation(self) -> vtk.vtkCornerAnnotation:  # noqa: N802
+        """The texts in the corners; the application's DataProbe writes them."""
+        return self._corners
 
     def renderWindow(self) -> vtk.vtkRenderWindow:  # noqa: N802
         """The window that VTK draws into."""
@@ -229,6 +235,11 @@ class ThreeDView(View):
         """Look at the middle of what is shown."""
         self.renderer.ResetCamera()
         self.schedule()
+
+    def resetCamera(self, rotation: bool = True, translation: bool = True, distance: bool = True) -> None:  # noqa: N802
+        """Look at all that is shown; that the view is turned back is more than the panel asks for."""
+        self.render_window.Render()
+        self.resetFocalPoint()
 
     def close_view(self) -> None:
         """As View's."""

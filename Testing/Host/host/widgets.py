@@ -75,6 +75,7 @@ class qMRMLNodeComboBox(qMRMLWidget):  # noqa: N801
 
     currentNodeChanged = qt.Signal(object)  # noqa: N815
     currentNodeIDChanged = qt.Signal(str)  # noqa: N815
+    nodeAddedByUser = qt.Signal(object)  # noqa: N815
 
     def __init__(self, parent: qt.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -173,6 +174,13 @@ class qMRMLNodeComboBox(qMRMLWidget):  # noqa: N801
     def sortFilterProxyModel(self) -> qMRMLSortFilterProxyModel:  # noqa: N802
         """What decides on the nodes that are shown."""
         return self._filter
+
+    def addNode(self, kind: str = "") -> object:  # noqa: N802
+        """What the menu's entry for a new node does."""
+        node = self._scene.AddNewNodeByClass(kind or self._types[0])
+        self.setCurrentNode(node)
+        self.nodeAddedByUser.emit(node)
+        return node
 
     def nodeCount(self) -> int:  # noqa: N802
         """How many nodes there are to choose from."""
