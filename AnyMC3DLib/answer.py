@@ -11,11 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .heatmap import class_hot_spots
-from .prediction import Prediction, RelevanceMap, SliceWeights
+from .prediction import UNCERTAIN, Prediction, RelevanceMap, SliceWeights, is_uncertain
 from .preprocessing import Slices
 from .spec import PluginSpec
-
-UNCERTAIN = 0.05  # a probability this near its threshold is said to be uncertain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,20 +49,6 @@ def decide(spec: PluginSpec, probabilities: dict[str, float]) -> dict[str, bool]
         best = max(names, key=lambda name: probabilities[name])
         return {name: name == best for name in names}
     return {name: probabilities[name] >= thresholds[name] for name in names}
-
-
-def is_uncertain(
-    spec: PluginSpec, name: str, *, probabilities: Mapping[str, float], decisions: Mapping[str, bool]
-) -> bool:
-    """Whether class `name` lies at its threshold, or is the most probable one of a multiclass task without reaching it.
-
-    Both classes of a binary task are judged by the positive's probability.
-    """
-    judged = spec.classes[1].name if spec.task_type == "binary" else name
-    above = probabilities[judged] - next(c.threshold for c in spec.classes if c.name == judged)
-    if spec.task_type == "multiclass":
-        return decisions[name] and above < UNCERTAIN
-    return abs(above) < UNCERTAIN
 
 
 def predicted(

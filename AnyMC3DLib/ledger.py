@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .answer import is_uncertain
 from .errors import InputError
 from .files import write_text
+from .prediction import is_uncertain
 from .records import Record
 from .spec import PluginSpec
 from .wording import spreadsheet_text, yes_or_no

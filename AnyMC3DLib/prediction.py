@@ -15,6 +15,8 @@ from .preprocessing import Region
 from .spec import PluginSpec, ViewSpec
 from .volume import Volume
 
+UNCERTAIN = 0.05  # a probability this near its threshold is said to be uncertain
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -101,6 +103,10 @@ class Prediction:
             "plugin": {"name": self.spec.name, "version": self.spec.version, "intended_use": self.spec.intended_use},
             "probabilities": self.probabilities,
             "decisions": self.decisions,
+            "uncertain": {
+                name: is_uncertain(self.spec, name, probabilities=self.probabilities, decisions=self.decisions)
+                for name in self.probabilities
+            },
             "thresholds": {c.name: threshold_of(self, c.name) for c in self.spec.classes},
             "views": views,
             "hot_spots": {
@@ -119,3 +125,17 @@ def threshold_of(prediction: Prediction, class_name: str) -> float:
     if spec.task_type == "binary" and class_name == spec.classes[0].name:
         return round(1 - spec.classes[1].threshold, 9)
     return thresholds[class_name]
+
+
+def is_uncertain(
+    spec: PluginSpec, name: str, *, probabilities: Mapping[str, float], decisions: Mapping[str, bool]
+) -> bool:
+    """Whether class `name` lies at its threshold, or is the most probable one of a multiclass task without reaching it.
+
+    Both classes of a binary task are judged by the positive's probability.
+    """
+    judged = spec.classes[1].name if spec.task_type == "binary" else name
+    above = probabilities[judged] - next(c.threshold for c in spec.classes if c.name == judged)
+    if spec.task_type == "multiclass":
+        return decisions[name] and above < UNCERTAIN
+    return abs(above) < UNCERTAIN

@@ -8,8 +8,9 @@ import torch
 from networks import plugin_spec, tiny_backbone
 from volumes import study
 
-from AnyMC3DLib.answer import MemberAnswer, decide, is_uncertain, predicted
+from AnyMC3DLib.answer import MemberAnswer, decide, predicted
 from AnyMC3DLib.backbone import Backbone
+from AnyMC3DLib.prediction import is_uncertain
 from AnyMC3DLib.preprocessing import preprocess
 from AnyMC3DLib.spec import ClassSpec, PluginSpec
 
@@ -60,7 +61,9 @@ def test_a_prediction_warns_of_each_uncertain_class_that_has_a_logit(name: str, 
     member = MemberAnswer(
         np.array(list(probabilities.values())), {"axial": torch.full((count,), 1 / count)}, {"axial": 1.0}, None
     )
-    found = [w for w in predicted(spec, [member], slices, {}).warnings if w.startswith("Uncertain: ")]
+    prediction = predicted(spec, [member], slices, {})
+    assert [label for label, is_so in prediction.to_dict()["uncertain"].items() if is_so] == list(expected)
+    found = [w for w in prediction.warnings if w.startswith("Uncertain: ")]
     warned = [label for label in expected if label in spec.explained]
     assert len(found) == len(warned)
     for sentence, label in zip(found, warned, strict=True):

@@ -29,6 +29,20 @@ with start() as host:
 """
 
 
+INSTALLED_TESTS = ("handover", "panels", "module")
+# The last of the files to be collected: by then the others have put their folders on the path.
+PLACE = """
+from pathlib import Path
+
+
+def test_library_and_module_are_the_installed_ones() -> None:
+    import AnyMC3DLib, AnyMC3DUI
+
+    here = Path(__file__).resolve().parent / "AnyMC3D"
+    assert Path(AnyMC3DLib.__file__).is_relative_to(here) and Path(AnyMC3DUI.__file__).is_relative_to(here)
+"""
+
+
 def cmake() -> str:
     """The program: of this Python's environment, else of the system."""
     beside = Path(sys.executable).parent / "cmake"
@@ -104,6 +118,23 @@ def test_the_module_loads_from_there_with_its_own_library_and_resources(trees: t
     places, words = done.stdout.splitlines()[-6:-3], done.stdout.splitlines()[-3:]
     assert all(Path(place).is_relative_to(folder.resolve()) for place in places)
     assert words == ["AnyMC3D", "Classify", "1"]
+
+
+def test_what_is_installed_passes_the_modules_tests(trees: tuple[Path, Path], tmp_path: Path) -> None:
+    """In a folder with the tests and the installed tree, where neither this project's sources nor its settings are."""
+    shutil.copytree(REPOSITORY / "Testing", tmp_path / "Testing", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(trees[1] / SCRIPTED, tmp_path / "AnyMC3D")
+    (tmp_path / "Resources").symlink_to(tmp_path / "AnyMC3D" / "Resources")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    (tmp_path / "test_place.py").write_text(PLACE, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
+    files = [*(tmp_path / "Testing" / "Module" / f"test_{p}.py" for p in INSTALLED_TESTS), tmp_path / "test_place.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
+        env=environment, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 50
 
 
 def test_the_self_test_and_the_generic_test_are_registered(trees: tuple[Path, Path]) -> None:

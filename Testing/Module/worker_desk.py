@@ -105,7 +105,7 @@ def make_known(folder: Path) -> Known:
 
 
 class LongestGap:
-    """The longest time that the event loop did not come round, measured by a timer that wants to run at every turn.
+    """The longest time that the event loop did not come round, measured by a timer that wants to run each millisecond.
 
     `busy` is the part of it in which this thread computed: what a test asserts where other processes take the cores.
     """
@@ -118,7 +118,8 @@ class LongestGap:
 
     def start(self) -> None:
         self._last, self._last_busy = time.perf_counter(), time.thread_time()
-        self._timer.start(0)
+        # Not at every turn: that would take a core for itself.
+        self._timer.start(1)
 
     def stop(self) -> None:
         self._tick()
