@@ -107,6 +107,11 @@ def _warnings(
             found.append(f"Uncertain: no class reaches its threshold; '{name}' comes nearest.")
     for view in spec.views:
         array = slices[view.name].array
+        most = view.preprocessing.slices.count or 1
+        if len(array) == 1 < most:
+            found.append(
+                f"View '{view.name}' has one slice alone, but the plugin looks at {most}: is this the whole scan?"
+            )
         if view.preprocessing.intensity.kind == "window" and np.mean((array > 0) & (array < 1)) < 0.01:
             found.append(
                 f"In view '{view.name}' nearly all values lie outside the intensity window: is this the right image?"

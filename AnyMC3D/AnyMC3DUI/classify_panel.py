@@ -55,6 +55,7 @@ class ClassifyPanel:
         self._session: Session | None = None
         self._asked: tuple[Study, tuple[PluginCard, ...]] | None = None
         self._filling = self._waiting = False
+        self._told: tuple[Any, ...] | None = None
         self._rows = StudyRows(ui.studyArea.layout(), scene, changed=self._study_changed)
         self._make_menu()
         ui.pluginFilterEdit.connect("textChanged(QString)", self._filter_changed)
@@ -353,5 +354,9 @@ class ClassifyPanel:
         self._rows.set_enabled(not busy)
         self._ui.pluginList.setEnabled(not busy)
         self._ui.deviceSelector.setEnabled(not busy)
-        if not busy and not keep_words:
-            self.tell(lacking or _("Ready."))
+        asked = lacking, tuple(card.name for card in self.ticked), tuple(self._rows.images.items())
+        if not busy and asked != self._told:
+            # What became of the study stays to be read until another one, or another plugin, is chosen.
+            self._told = asked
+            if not keep_words:
+                self.tell(lacking or _("Ready."))

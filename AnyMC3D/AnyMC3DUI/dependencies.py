@@ -238,7 +238,8 @@ def _run(install: Callable[[], bool | None], what: str) -> bool | None:
         ) from error
     except Exception as error:
         logger.exception("The installation failed.")
-        raise InstallError(f"{what} could not be installed ({error}): the log says more.") from error
+        reason = " ".join(str(error).split())
+        raise InstallError(f"{what} could not be installed ({reason}): the log says more.") from error
 
 
 def _suffices(installed: str, requirement: Requirement) -> bool:

@@ -17,7 +17,7 @@ from .dependencies import Dependencies, slicer_tools
 from .devices import choices_of
 from .filing import file_answers
 from .install_bar import InstallBar
-from .navigation import frame_in_3d, jump
+from .navigation import frame_in_3d, jump, look_at
 from .overlay import HeatOverlay
 from .parameters import AnyMC3DParameters
 from .plugin_folder import PluginCard, PluginFolder
@@ -60,7 +60,7 @@ class Desk:
         self.panel.attach(self.session)
         self.results = ResultsPanel(
             ui, overlay=self.overlay, renderer=self.session, parameters=self.parameters,
-            jump=lambda ras: jump(scene, ras), save_report=save_report,
+            jump=lambda ras: jump(scene, ras), look=lambda ras: look_at(scene, ras), save_report=save_report,
         )  # fmt: skip
         self.install = InstallBar(
             ui, Dependencies(slicer_tools()), stop_engine=self.session.close,

@@ -6,18 +6,23 @@ from collections.abc import Sequence
 
 import slicer
 
+from .earlier import nodes_of_class
+
+
+def look_at(scene: slicer.vtkMRMLScene, ras: Sequence[float]) -> None:
+    """Show the place, in RAS millimetres, in every slice view."""
+    place = [float(value) for value in ras]
+    for node in nodes_of_class(scene, "vtkMRMLSliceNode"):
+        # By offset: the picture stays where it is in the view.
+        node.JumpSliceByOffsetting(*place)
+
 
 def jump(scene: slicer.vtkMRMLScene, ras: Sequence[float]) -> None:
     """Show the place, in RAS millimetres, in every slice view, and put the crosshair there."""
-    place = [float(value) for value in ras]
-    nodes = scene.GetNodesByClass("vtkMRMLSliceNode")
-    nodes.UnRegister(None)
-    for index in range(nodes.GetNumberOfItems()):
-        # By offset: the picture stays where it is in the view.
-        nodes.GetItemAsObject(index).JumpSliceByOffsetting(*place)
+    look_at(scene, ras)
     crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
     if crosshair is not None:
-        crosshair.SetCrosshairRAS(place)
+        crosshair.SetCrosshairRAS([float(value) for value in ras])
         if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
             crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowBasic)
 

@@ -151,6 +151,16 @@ def spot_list(
     return node
 
 
+def move_spots(node: slicer.vtkMRMLMarkupsFiducialNode, places: Sequence[npt.NDArray[np.float64]]) -> None:
+    """Put the points at these places in RAS; left alone where a person has added or removed points."""
+    if node.GetNumberOfControlPoints() != len(places):
+        return
+    changing = node.StartModify()
+    for number, place in enumerate(places):
+        node.SetNthControlPointPositionWorld(number, *(float(value) for value in place))
+    node.EndModify(changing)
+
+
 def _table(
     scene: slicer.vtkMRMLScene, name: str, columns: Mapping[str, npt.NDArray[np.float64] | list[str]]
 ) -> slicer.vtkMRMLTableNode:

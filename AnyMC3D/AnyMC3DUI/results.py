@@ -146,6 +146,14 @@ class StudyResults:
             return []
         return [(self._now(spot["ras"]), spot["heat"]) for spot in prediction["hot_spots"][class_name]]
 
+    def place_spots(self) -> None:
+        """Put the lists of hot spots where the volume is now."""
+        for plugin, prediction in self.predictions.items():
+            markups = self.hot_spots(plugin)
+            if markups is not None:
+                places = [ras for name in prediction["hot_spots"] for ras, _ in self.spots_of(plugin, name)]
+                nodes.move_spots(markups, places)
+
     def remove(self) -> None:
         """Remove all nodes of the answer and its folder; the volume stays."""
         scene, folder = self.record.GetScene(), self.folder

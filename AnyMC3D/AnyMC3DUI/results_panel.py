@@ -16,8 +16,8 @@ from .answer_rows import heated_classes
 from .answer_view import answer_widget, percent
 from .parameters import AnyMC3DParameters
 from .results import StudyResults, heat_is_shown
+from .watching import Watch
 
-RAS_ROLE = qt.Qt.UserRole
 COLUMNS = 3  # of the list of hot spots
 CHART_LAYOUTS = tuple(
     getattr(slicer.vtkMRMLLayoutNode, f"SlicerLayout{kind}View")
@@ -59,12 +59,15 @@ class ResultsPanel:
         renderer: Renderer,
         parameters: AnyMC3DParameters,
         jump: Callable[[Sequence[float]], None],
+        look: Callable[[Sequence[float]], None] = lambda place: None,
         save_report: Callable[[Sequence[StudyResults]], str | None],
     ) -> None:
         self._ui, self._overlay, self._renderer = ui, overlay, renderer
-        self._parameters, self._jump, self._save = parameters, jump, save_report
+        self._parameters, self._jump, self._look, self._save = parameters, jump, look, save_report
         self._results: tuple[StudyResults, ...] = ()
         self._chart_views: list[Any] = []
+        self._spots: list[tuple[str, str, int]] = []
+        self._watch = Watch()
         self._filling = False
         overlay.ended = lambda: self._set_button(False)
         overlay.troubled = self._say
@@ -88,7 +91,12 @@ class ResultsPanel:
         With `fresh` the heat of what was found is shown.
         """
         self._results = tuple(results)
-        predictions = {name: one for result in results for name, one in result.predictions.items()}
+        self._watch.stop()
+        for result in self._results:
+            if result.volume is not None:
+                moved = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+                self._watch.on(result.volume, moved, self._volume_moved)
+        predictions = self._predictions
         self._ui.resultsTitleLabel.text = _title(results) if results else _("No study was classified yet.")
         self._show_warnings(predictions)
         _empty(self._ui.answersArea.layout())
@@ -105,6 +113,10 @@ class ResultsPanel:
             self._begin_heat(predictions)
         else:
             self._set_button(self._overlay.visible and bool(results))
+
+    @property
+    def _predictions(self) -> dict[str, dict[str, Any]]:
+        return {name: one for result in self._results for name, one in result.predictions.items()}
 
     @property
     def chosen(self) -> tuple[str, str] | None:
@@ -203,23 +215,32 @@ class ResultsPanel:
     def _fill_spots(self, predictions: Mapping[str, Mapping[str, Any]]) -> None:
         table = self._ui.hotSpotTable
         rows = [
-            (f"{class_name} ({name})" if len(predictions) > 1 else class_name, heat, ras)
+            (f"{class_name} ({name})" if len(predictions) > 1 else class_name, heat, ras, (name, class_name, number))
             for name in predictions
             for class_name in heated_classes(predictions[name])
-            for ras, heat in self._of(name).spots_of(name, class_name)
+            for number, (ras, heat) in enumerate(self._of(name).spots_of(name, class_name))
         ]
         rows.sort(key=lambda row: -row[1])
+        self._spots = [row[3] for row in rows]
         table.setRowCount(len(rows))
-        for line, (name, heat, ras) in enumerate(rows):
+        for line, (name, heat, ras, _spot) in enumerate(rows):
             place = ", ".join(f"{value:.0f}" for value in ras)
             for column, text in enumerate((name, f"{heat:.2f}", place)):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(text)
                 table.setItem(line, column, item)
-            table.item(line, 0).setData(RAS_ROLE, [float(value) for value in ras])
 
     def _spot_clicked(self, row: int, _column: int) -> None:
-        self._jump(self._ui.hotSpotTable.item(row, 0).data(RAS_ROLE))
+        self._jump(self._place_of(*self._spots[row]))
+
+    def _place_of(self, plugin: str, class_name: str, number: int) -> Sequence[float]:
+        # Asked for at the click: the volume may have been moved since.
+        return [float(value) for value in self._of(plugin).spots_of(plugin, class_name)[number][0]]
+
+    def _volume_moved(self, _: object) -> None:
+        for results in self._results:
+            results.place_spots()
+        self._fill_spots(self._predictions)
 
     # the heat
 
@@ -239,6 +260,9 @@ class ResultsPanel:
         self._set_button(bool(found))
         if found:
             self._show_heat()
+            if self._spots:
+                # The hottest place of all, so that the finding is seen without a search.
+                self._look(self._place_of(*self._spots[0]))
         else:
             self._overlay.hide()
             self._say(_("No class reaches its threshold, so no heat is shown. 'Show' shows it all the same."))

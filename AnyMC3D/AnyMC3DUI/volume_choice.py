@@ -65,10 +65,16 @@ def _words(text: str) -> list[str]:
 
 
 def _named(source: str, name: str) -> bool:
-    """Whether all words of the source's name are in the series' name: `t1_post` in `AX T1 POST GD`."""
+    """Whether all words of the source's name are in the series' name: `t1_post` in `AX T1 POST GD`.
+
+    A longer word may be the start or the end of one of the series': `flair` in `T2FLAIRsag`, not `adc` in `HEAD CT`.
+    """
     words = _words(name)
-    joined = "".join(words)
-    return all(word in words or (len(word) > 2 and word in joined) for word in _words(source))
+    ends = [word for word in words if len(word) > 3]
+    return all(
+        word in words or (len(word) > 2 and any(one.startswith(word) or one.endswith(word) for one in ends))
+        for word in _words(source)
+    )
 
 
 def _fitting(

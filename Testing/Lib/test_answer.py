@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from networks import plugin_spec, tiny_backbone
+from networks import plugin_spec, tiny_backbone, view
 from volumes import study
 
 from AnyMC3DLib.answer import MemberAnswer, decide, predicted
 from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.prediction import is_uncertain
 from AnyMC3DLib.preprocessing import preprocess
-from AnyMC3DLib.spec import ClassSpec, PluginSpec
+from AnyMC3DLib.spec import ClassSpec, PluginSpec, SliceSpec
+from AnyMC3DLib.volume import Volume
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,18 @@ def test_a_prediction_warns_of_each_uncertain_class_that_has_a_logit(name: str, 
     for sentence, label in zip(found, warned, strict=True):
         assert f"'{label}'" in sentence
         assert ("no class reaches its threshold" in sentence) == (name == "none reaches its threshold")
+
+
+@pytest.mark.parametrize(("count", "depth", "warned"), [(4, 1, True), (4, 2, False), (1, 1, False), (None, 1, False)])
+def test_a_single_slice_is_warned_of_where_the_plugin_looks_at_several(
+    count: int | None, depth: int, warned: bool, backbone: Backbone
+) -> None:
+    policy = SliceSpec(policy="at_most", count=count) if count else SliceSpec()
+    spec = plugin_spec(backbone, views=(view(backbone, "axial", slices=policy),))
+    whole = study()
+    volume = Volume(whole.array[:depth], whole.ijk_to_ras)
+    slices = {"axial": preprocess(volume, spec.views[0].preprocessing)}
+    member = MemberAnswer(
+        np.array([0.1, 0.9]), {"axial": torch.full((len(slices["axial"].array),), 1.0)}, {"axial": 1.0}, None
+    )
+    assert any("one slice alone" in w for w in predicted(spec, [member], slices, {}).warnings) == warned
