@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from .commands import manifest
 from .errors import AnyMC3DError
 
 DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_classify(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    manifest.add_parser(commands)
     _add_plugin(commands)
     _add_backbones(commands)
     _add_demo(commands)
@@ -99,6 +101,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("a number of at least 1")
+    return number
+
+
+def _folds(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError("a number of at least 2")
     return number
 
 
@@ -172,11 +181,20 @@ def _check_classify(parser: argparse.ArgumentParser, options: argparse.Namespace
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = _add(commands, "train", "train:train", "Train a plugin.")
+    parser = _add(
+        commands, "train", "train:train",
+        "Train a plugin. Several processes share the work: torchrun or accelerate launch, with -m AnyMC3DLib.cli in "
+        "the place of the command.",
+    )  # fmt: skip
     parser.add_argument("--task", required=True, metavar="FILE", help="a task file (JSON), or the name of one shipped")
-    parser.add_argument("--data", required=True, metavar="FILE", help="a MedMNIST .npz file, or a CSV table of files")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the plugin file to write (.safetensors)")
-    parser.add_argument("--frozen", action="store_true", help="leave the backbone as it is: no adapters")
+    parser.add_argument("--data", required=True, metavar="FILE", help="a MedMNIST .npz file, or a table of cases")
+    parser.add_argument("--out", metavar="FILE", help="the plugin file to write (default: plugin.safetensors in --run)")
+    parser.add_argument(
+        "--method",
+        choices=("lora", "frozen", "probe", "full"),
+        help="adapters; fusion and head alone; a linear layer alone; the whole backbone (default: the task's)",
+    )
+    parser.add_argument("--frozen", action="store_true", help="as --method frozen")
     parser.add_argument("--backbone", metavar="NAME", help="another backbone than the task's")
     parser.add_argument("--seed", type=_seed, metavar="N", help="another seed than the task's")
     parser.add_argument(
@@ -189,7 +207,28 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--val-splits", default="val", metavar="LIST", help="default: %(default)s; '' keeps the last weights"
     )
+    parser.add_argument("--test-splits", default="", metavar="LIST", help="measured once, at the end (default: none)")
+    parser.add_argument("--folds", type=_folds, metavar="K", help="cross-validate by patient: an ensemble of K members")
+    parser.add_argument(
+        "--allow-unreadable", type=int, default=0, metavar="N", help="leave out so many cases that cannot be read"
+    )
     _add_computing(parser)
+    kept = parser.add_argument_group("a run that is kept")
+    kept.add_argument("--run", metavar="FOLDER", help="where the state, the predictions and the figures go")
+    kept.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    kept.add_argument("--every", type=float, default=5.0, metavar="MINUTES", help="between states (default: 5)")
+    kept.add_argument("--cache", metavar="FOLDER", help="where slices that were cut once are kept for other runs")
+    kept.add_argument("--cache-gb", type=float, default=20.0, metavar="GB", help="at most (default: 20)")
+    parser.set_defaults(check=functools.partial(_check_train, parser))
+
+
+def _check_train(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not (options.out or options.run):
+        parser.error("give --out, --run or both")
+    if options.resume and not options.run:
+        parser.error("--resume needs --run")
+    if options.folds and options.test_splits:
+        parser.error("--test-splits does not go with --folds: measure the ensemble with anymc3d evaluate")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:

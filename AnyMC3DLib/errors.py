@@ -21,5 +21,9 @@ class Cancelled(AnyMC3DError):
     """The user asked for the work to stop."""
 
 
+class Suspended(Cancelled):
+    """The work was asked to end, has saved where it stands, and can go on another time."""
+
+
 class MemoryShortage(AnyMC3DError):
     """The memory does not suffice, whatever was tried."""

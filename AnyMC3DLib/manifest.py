@@ -55,7 +55,7 @@ class CohortCase:
         """A digest of where the files lie as the table says it, of their sizes and their times."""
         images = {source: [self._told(path), _stamps(path)] for source, path in self.images.items()}
         regions = {
-            source: [text, *(_stamps(path) for path in _region_files(text, self.folder))]
+            source: [text, *(_stamps(path) for path in region_files(text, self.folder))]
             for source, text in self.regions.items()
         }
         text = json.dumps([images, regions], sort_keys=True)
@@ -65,7 +65,7 @@ class CohortCase:
         """The sentence with the names of sources in the place of those of files, which may hold a patient's."""
         named = {path: source for source, path in self.images.items()}
         for source, text in self.regions.items():
-            named.update(dict.fromkeys(_region_files(text, self.folder), f"{source}{REGION}"))
+            named.update(dict.fromkeys(region_files(text, self.folder), f"{source}{REGION}"))
         for path, name in named.items():
             sentence = sentence.replace(f"'{path}'", f"'{name}'").replace(f"'{path.name}'", f"'{name}'")
         return sentence
@@ -197,7 +197,7 @@ def load_study(images: Mapping[str, Path], regions: Mapping[str, str], *, folder
     )
 
 
-def _region_files(text: str, folder: Path) -> list[Path]:
+def region_files(text: str, folder: Path) -> list[Path]:
     """The file that a region in words names, if it is there."""
     names = () if text.startswith("box:") else (text, text.rpartition(":")[0])
     return [folder / name for name in names if name and (folder / name).exists()][:1]

@@ -3,47 +3,134 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io
 import json
+import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from ..allocator import keep_freed_memory
+from ..backbone import Backbone
+from ..control import Control
+from ..errors import InputError
 from ..files import check_writable, write_text
 from ..plugin import read_spec
-from ..spec import BackboneRef, LoRASpec
+from ..spec import BackboneRef, FusionSpec, LoRASpec
 from ..terminal import ProgressDisplay, show, show_table
 from ..training.cases import read_cases
-from ..training.run import Evaluation, evaluate_plugin, train_plugin
+from ..training.folds import train_folds
+from ..training.processes import Processes
+from ..training.run import Evaluation, Keeping, TrainingResult, evaluate_plugin, train_plugin
+from ..training.run_folder import PLUGIN, write_run
+from ..training.slice_cache import SliceCache
 from ..training.task import TaskSpec, read_task
 from .common import backbone_for, split_list
+
+GIGABYTE = 1 << 30
+# What the parser keeps beside the options.
+NO_OPTIONS = ("module", "function", "command", "check")
 
 
 def train(options: argparse.Namespace) -> None:
     """Train the task's plugin and say what came of it."""
     keep_freed_memory()
-    task = _changed(read_task(options.task), options)
+    task, run = _changed(read_task(options.task), options), options.run and Path(options.run)
+    out = _place_of(task, options, run)
     cases = read_cases(options.data, task.plugin)
-    started = time.monotonic()
-    with ProgressDisplay() as progress:
-        backbone = backbone_for(task.plugin.backbone.id, weights=options.weights, device=options.device)
-        result = train_plugin(
-            task,
-            cases,
-            backbone,
-            options.out,
-            train_splits=split_list(options.train_splits),
-            validation_splits=split_list(options.val_splits),
-            mode=options.step,
-            progress=progress,
-        )
+    started, control, processes = time.monotonic(), Control(), Processes()
+    with ProgressDisplay() as progress, _asked_to_end(control, keeps=run is not None):
+        device = processes.device if options.device == "auto" else options.device
+        backbone = backbone_for(task.plugin.backbone.id, weights=options.weights, device=device)
+        common = {
+            "mode": options.step,
+            "progress": progress,
+            "control": control,
+            "keeping": Keeping(run, resume=options.resume, every_s=60 * options.every) if run else None,
+            "cache": _cache_of(options),
+            "allow_unreadable": options.allow_unreadable,
+            "processes": processes,
+        }
+        if options.folds:
+            splits = (*split_list(options.train_splits), *split_list(options.val_splits))
+            result = train_folds(task, cases, backbone, out, count=options.folds, splits=splits, **common).ensemble
+        else:
+            result = train_plugin(
+                task,
+                cases,
+                backbone,
+                out,
+                train_splits=split_list(options.train_splits),
+                validation_splits=split_list(options.val_splits),
+                test_splits=split_list(options.test_splits),
+                **common,
+            )
+    if processes.leads:
+        _tell(result, minutes=(time.monotonic() - started) / 60, out=out)
+        if run:
+            _keep(run, task, result, options, backbone, processes)
+
+
+def _tell(result: TrainingResult, *, minutes: float, out: Path | None) -> None:
     rows = [
         [e["phase"], str(e["epoch"]), f"{e['loss']:.4f}", _score(e["auc"])] for e in result.spec.provenance["epochs"]
     ]
-    show_table("Epochs", ["phase", "epoch", "loss", "validation AUC"], rows)
-    minutes = (time.monotonic() - started) / 60
-    show(f"Wrote '{options.out}': {result.parameters:,} parameters, trained in {minutes:.1f} minutes.")
+    show_table("Epochs", ["phase", "epoch", "loss", "validation"], rows)
+    where = f"Wrote '{out}': " if out else ""
+    show(f"{where}{result.parameters:,} parameters, trained in {minutes:.1f} minutes.")
+    for case, reason in result.excluded.items():
+        show(f"Left out: {case} ({reason})")
+
+
+def _keep(
+    run: Path,
+    task: TaskSpec,
+    result: TrainingResult,
+    options: argparse.Namespace,
+    backbone: Backbone,
+    processes: Processes,
+) -> None:
+    given = {name: value for name, value in vars(options).items() if name not in NO_OPTIONS}
+    page = write_run(
+        run, task, result, device=str(backbone.device), config={"options": given}, processes=processes,
+        seen="out of fold" if options.folds else "validation",
+    )  # fmt: skip
+    show(f"The run's figures are in '{page}'." if page else f"The run is in '{run}'; no case was held out.")
+
+
+def _place_of(task: TaskSpec, options: argparse.Namespace, run: Path | None) -> Path | None:
+    """Where the plugin goes; None for a whole backbone, which stays in the run's folder."""
+    if task.training.method == "full":
+        if run is None:
+            raise InputError("A whole backbone that is trained stays in the folder of its run: name it with --run.")
+        return None
+    return Path(options.out) if options.out else run / PLUGIN
+
+
+@contextlib.contextmanager
+def _asked_to_end(control: Control, *, keeps: bool) -> Iterator[None]:
+    """Ctrl+C and a polite kill let the step end and the state be saved, where the run keeps one."""
+    before = {}
+
+    def asked(*_: object) -> None:
+        (control.suspend if keeps else control.cancel)()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Only a main thread may; elsewhere whoever runs the thread asks through the control.
+        with contextlib.suppress(ValueError):
+            before[number] = signal.signal(number, asked)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cache_of(options: argparse.Namespace) -> SliceCache | None:
+    return SliceCache(Path(options.cache), max_bytes=int(options.cache_gb * GIGABYTE)) if options.cache else None
 
 
 def _score(value: float | None) -> str:
@@ -51,15 +138,20 @@ def _score(value: float | None) -> str:
 
 
 def _changed(task: TaskSpec, options: argparse.Namespace) -> TaskSpec:
-    if options.frozen:
-        task = dataclasses.replace(task, plugin=dataclasses.replace(task.plugin, lora=LoRASpec(rank=0)))
+    plugin, recipe = task.plugin, task.training
+    method = "frozen" if options.frozen else options.method
+    if method in ("frozen", "probe", "full"):
+        plugin = dataclasses.replace(plugin, lora=LoRASpec(rank=0))
+    if method == "probe":
+        # The mean of the slices and views side by side, and one linear layer on it.
+        plugin = dataclasses.replace(plugin, fusion=FusionSpec(kind="mean", views="concat"))
+    if method is not None:
+        recipe = dataclasses.replace(recipe, method="frozen" if method == "probe" else method)
     if options.backbone:
-        task = dataclasses.replace(
-            task, plugin=dataclasses.replace(task.plugin, backbone=BackboneRef(id=options.backbone))
-        )
+        plugin = dataclasses.replace(plugin, backbone=BackboneRef(id=options.backbone))
     if options.seed is not None:
-        task = dataclasses.replace(task, training=dataclasses.replace(task.training, seed=options.seed))
-    return task
+        recipe = dataclasses.replace(recipe, seed=options.seed)
+    return dataclasses.replace(task, plugin=plugin, training=recipe)
 
 
 def evaluate(options: argparse.Namespace) -> None:

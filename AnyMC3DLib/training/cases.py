@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..manifest import check_columns, image_columns, load_study, read_table, region_columns
+from ..manifest import load_study, region_files
 from ..prediction import Study
 from ..spec import PluginSpec
-from ..volume import Volume
+from ..volume import Volume, read_volume
+from .slice_cache import content_digest
+from .table import Row, read_rows
 
 SPLITS = ("train", "val", "test")
+MISSING = -1  # a label that is not known
 # A file of another kind, pickled objects, a damaged archive; and an .npy file, which is no context manager.
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
 # MedMNIST tells no spacing; a pixel stands for a millimetre.
@@ -29,14 +33,20 @@ UNIT_AFFINE = np.eye(4)
 class Case:
     """A study with its answer.
 
-    `target` is the class's number for binary and multiclass tasks, and an array [K] of 0 and 1 for multilabel ones.
-    `load` reads the study when it is needed.
+    `target` is the class's number for binary and multiclass tasks, and for multilabel ones an array [K] of 0, 1 and -1
+    (missing). `load` reads the study, and `masks` the masks by source, when they are needed. `patient` is the case's
+    own id where it is empty. `content` gives digests of all that these two read, by name, None where they cannot be
+    told.
     """
 
     id: str
     split: str
     target: int | npt.NDArray[np.int64]
     load: Callable[[], Study]
+    patient: str = ""
+    masks: Callable[[], Mapping[str, Volume]] | None = None
+    weight: float = 1.0
+    content: Callable[[], Mapping[str, str]] | None = None
 
 
 def read_cases(path: str | Path, spec: PluginSpec) -> list[Case]:
@@ -50,6 +60,8 @@ def read_cases(path: str | Path, spec: PluginSpec) -> list[Case]:
 def of_split(cases: Sequence[Case], splits: Sequence[str]) -> list[Case]:
     """The cases of the named splits; raises InputError if one of them has none."""
     have = {case.split for case in cases}
+    if have == {""}:
+        raise InputError("The table splits no case: give it a column 'split', or cross-validate with --folds.")
     absent = [split for split in splits if split not in have]
     if absent or not splits:
         named = absent[0] if absent else ""
@@ -77,7 +89,9 @@ def _read_medmnist(place: Path, spec: PluginSpec) -> list[Case]:
             continue
         targets = _targets(labels.reshape(len(labels), -1), spec, where=f"'{place.name}'")
         for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-            cases.append(Case(f"{split}-{number}", split, target, _loader(image, spec.sources[0])))
+            load = _loader(image, spec.sources[0])
+            content = functools.partial(_digest_of_picture, image)
+            cases.append(Case(f"{split}-{number}", split, target, load, content=content))
     return cases
 
 
@@ -86,6 +100,10 @@ def _loader(image: npt.NDArray, source: str) -> Callable[[], Study]:
         return Study({source: volume_of_medmnist(image)})
 
     return load
+
+
+def _digest_of_picture(image: npt.NDArray) -> dict[str, str]:
+    return {"image": content_digest(image)}
 
 
 def volume_of_medmnist(image: npt.NDArray) -> Volume:
@@ -106,41 +124,78 @@ def _targets(labels: npt.NDArray, spec: PluginSpec, *, where: str) -> list[int |
 
 
 def _read_table(place: Path, spec: PluginSpec) -> list[Case]:
-    """A CSV with the columns case, split, label (a class's name) or one column a class, and one for each image."""
-    table = read_table(place)
-    images = image_columns(table, [spec])
-    regions = region_columns(images, [spec])
-    labels = [c.name for c in spec.classes] if spec.task_type == "multilabel" else ["label"]
-    check_columns(table, ["case", "split", *labels, *images.values()], name=place.name)
+    """A table with the columns case, label (a class's name) or one column a class, and one for each image.
+
+    Besides, where they are there: patient, split, weight, masks and regions.
+    """
+    rows = read_rows(place, spec)
+    sources = list(dict.fromkeys(view.source for view in spec.views))
     seen: set[str] = set()
     cases = []
-    for number, row in table.rows:
-        where = f"line {number} of '{place.name}'"
-        empty = [column for column in ("case", *images.values()) if not row[column]]
-        if empty:
-            raise InputError(f"The column '{empty[0]}' is empty in {where}: fill it in.")
-        if row["case"] in seen:
-            raise InputError(f"The case '{row['case']}' comes twice, again in {where}.")
-        if row["split"] not in SPLITS:
-            raise InputError(f"The split in {where} must be one of {', '.join(SPLITS)}, but is '{row['split']}'.")
-        seen.add(row["case"])
-        load = functools.partial(
-            load_study,
-            {source: place.parent / row[column] for source, column in images.items()},
-            {source: row[column] for source, column in regions.items() if row.get(column)},
-            folder=place.parent,
-        )
-        cases.append(Case(row["case"], row["split"], _target_of_row(row, spec, where), load))
+    for row in rows:
+        where = f"line {row.line} of '{place.name}'"
+        if not row.case:
+            raise InputError(f"The column 'case' is empty in {where}: fill it in.")
+        absent = [source for source in sources if source not in row.images]
+        if absent:
+            raise InputError(f"The image '{absent[0]}' is empty in {where}: fill it in.")
+        if row.case in seen:
+            raise InputError(f"The case '{row.case}' comes twice, again in {where}.")
+        if row.split and row.split not in SPLITS:
+            raise InputError(f"The split in {where} must be one of {', '.join(SPLITS)}, but is '{row.split}'.")
+        seen.add(row.case)
+        cases.append(_case_of(row, spec, where))
     return cases
 
 
-def _target_of_row(row: dict[str, str], spec: PluginSpec, where: str) -> int | npt.NDArray[np.int64]:
+def _case_of(row: Row, spec: PluginSpec, where: str) -> Case:
+    return Case(
+        row.case,
+        row.split,
+        _target_of_row(row, spec, where),
+        functools.partial(load_study, row.images, row.regions, folder=row.folder),
+        patient=row.patient,
+        masks=functools.partial(_read_masks, row.masks) if row.masks else None,
+        weight=_weight_of(row.weight, where),
+        content=functools.partial(_content_of, row),
+    )
+
+
+def _read_masks(paths: Mapping[str, Path]) -> dict[str, Volume]:
+    return {source: read_volume(path) for source, path in paths.items()}
+
+
+def _content_of(row: Row) -> dict[str, str]:
+    """Digests of all files of a row; a region in words is its own content."""
+    files = {f"image:{source}": path for source, path in row.images.items()}
+    files |= {f"mask:{source}": path for source, path in row.masks.items()}
+    found = {name: content_digest(path) for name, path in files.items()}
+    for source, words in row.regions.items():
+        files = [content_digest(path) for path in region_files(words, row.folder)]
+        found[f"region:{source}"] = " ".join([words, *files])
+    return found
+
+
+def _weight_of(text: str, where: str) -> float:
+    if not text:
+        return 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < math.inf:
+        raise InputError(f"The weight in {where} must be a number above 0, but is '{text}'.")
+    return weight
+
+
+def _target_of_row(row: Row, spec: PluginSpec, where: str) -> int | npt.NDArray[np.int64]:
     names = [c.name for c in spec.classes]
     if spec.task_type == "multilabel":
-        values = [row[name] for name in names]
-        if any(value not in ("0", "1") for value in values):
-            raise InputError(f"The labels in {where} must be 0 or 1.")
-        return np.array([int(value) for value in values])
-    if row["label"] not in names:
-        raise InputError(f"The label in {where} must be one of {', '.join(names)}, but is '{row['label']}'.")
-    return names.index(row["label"])
+        values = [row.labels.get(name, "") for name in names]
+        if any(value not in ("0", "1", "") for value in values):
+            raise InputError(f"The labels in {where} must be 0, 1, or empty where the label is missing.")
+        return np.array([int(value or MISSING) for value in values])
+    label = row.labels.get("label", "")
+    if label not in names:
+        raise InputError(f"The label in {where} must be one of {', '.join(names)}, but is '{label}'.")
+    return names.index(label)

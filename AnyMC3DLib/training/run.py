@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import functools
+import hashlib
 import importlib.metadata
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +27,12 @@ from ..model import PluginNetwork
 from ..plugin import load_networks, read_spec, save_plugin
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
+from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
+from .checkpoint import CheckpointStore
 from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference
+from .processes import Processes
+from .slice_cache import SliceCache
 from .slices import CutCases, cut_cases
 from .step import StepMode
 from .task import TaskSpec
@@ -36,12 +44,49 @@ LIBRARIES = ("torch", "timm", "monai", "numpy", "SimpleITK")
 
 
 @dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What a trained network says of some cases: probabilities [N, classes] beside their targets."""
+
+    ids: list[str]
+    patients: list[str]
+    targets: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """A trained plugin: its spec as it was written, what each epoch gave, and its size."""
+    """A trained plugin: its spec as it was written, what each epoch gave, its size, and what it says of held-out cases.
+
+    `state` is what the plugin file holds, and `excluded` names the cases that were left out, and why.
+    """
 
     spec: PluginSpec
     history: list[EpochResult]
     parameters: int
+    state: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    validation: Predicted | None = None
+    test: Predicted | None = None
+    excluded: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keeping:
+    """Where a run keeps its state, so that it can go on after an interruption; None keeps nothing.
+
+    With `resume` a state that is there is gone on from; without, a folder that has one is refused. `every_s` is the
+    time between two states, besides that at the end of each epoch.
+    """
+
+    folder: Path
+    resume: bool = False
+    every_s: float = 300.0
+
+    def store(self) -> CheckpointStore:
+        """The states; raises InputError where another run's would be lost."""
+        found = CheckpointStore(self.folder / "state", every_s=self.every_s)
+        if not self.resume and found.newest() is not None:
+            raise InputError(f"The folder '{self.folder}' holds a run already: go on with --resume, or name another.")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,47 +105,137 @@ def train_plugin(
     task: TaskSpec,
     cases: Sequence[Case],
     backbone: Backbone,
-    out: str | Path,
+    out: str | Path | None,
     *,
     train_splits: Sequence[str] = ("train",),
     validation_splits: Sequence[str] = ("val",),
+    test_splits: Sequence[str] = (),
     mode: StepMode = "auto",
     progress: ProgressCallback | None = None,
     control: Control | None = None,
+    keeping: Keeping | None = None,
+    cache: SliceCache | None = None,
+    allow_unreadable: int = 0,
+    processes: Processes | None = None,
 ) -> TrainingResult:
     """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit.
 
-    `control` lets another thread pause, stop or cancel. A stopped training writes what it has reached, a cancelled
-    one raises Cancelled and writes nothing.
+    `control` lets another thread pause, stop, suspend or cancel. A stopped training writes what it has reached, a
+    cancelled one raises Cancelled and writes nothing, a suspended one raises Suspended and can go on if it is `keeping`
+    its state. The test cases are looked at once, at the end. With several `processes` all call this with the same
+    arguments, and the first writes. A whole backbone that was trained (`method` "full") is no plugin: `out` is None.
     """
-    control = control or Control()
+    control, processes = control or Control(), processes or Processes()
     progress = _asking(control, progress)
     spec = prepare_spec(task, backbone)
-    check_writable(out)
-    shared = set(train_splits) & set(validation_splits)
+    _check_arguments(task, out, train_splits, validation_splits, test_splits)
+    store = keeping.store() if keeping is not None else None
+    cut = functools.partial(
+        cut_cases, progress=progress, cache=cache, allow_unreadable=allow_unreadable,
+        with_masks=bool(task.training.pixels.weight),
+    )  # fmt: skip
+    train = cut(of_split(cases, train_splits), spec)
+    _check_classes(train, spec)
+    validation = cut(of_split(cases, validation_splits), spec) if validation_splits else None
+    torch.manual_seed(task.training.seed)
+    with _networks_own(backbone, whole=task.training.method == "full"):
+        network = PluginNetwork(spec, backbone).to(backbone.device)
+        try:
+            trainer = Trainer(
+                network, task.training, mode=mode, progress=progress, control=control, processes=processes,
+                store=store, fingerprint=_fingerprint(spec, task, train, validation),
+            )  # fmt: skip
+            trainer.fit(train, validation)
+            stopped = {"stopped_early": True} if control.stopping else {}
+            result = _result_of(trainer, task, spec, train, validation)
+            network.spec = result.spec
+            if test_splits:
+                test = cut(of_split(cases, test_splits), spec, dtype=np.float32)
+                result = dataclasses.replace(result, test=_predicted(trainer, test, step="Testing"))
+        finally:
+            network.close()
+    control.check()
+    result = dataclasses.replace(
+        result, spec=dataclasses.replace(result.spec, provenance={**result.spec.provenance, **stopped})
+    )
+    if out is not None and processes.leads:
+        save_plugin(out, result.spec, [result.state])
+    return result
+
+
+def _check_arguments(
+    task: TaskSpec, out: str | Path | None, train: Sequence[str], validation: Sequence[str], test: Sequence[str]
+) -> None:
+    if out is not None:
+        check_writable(out)
+        if task.training.method == "full":
+            raise InputError("A whole backbone that was trained is no plugin: it stays in the run's folder.")
+    shared = set(train) & set(validation)
     if shared:
         raise InputError(f"The split '{min(shared)}' cannot both train and validate: its figures would mean nothing.")
-    train = cut_cases(of_split(cases, train_splits), spec, progress=progress)
-    _check_classes(train, spec)
-    validation = cut_cases(of_split(cases, validation_splits), spec, progress=progress) if validation_splits else None
-    torch.manual_seed(task.training.seed)
-    network = PluginNetwork(spec, backbone).to(backbone.device)
+    seen = (set(train) | set(validation)) & set(test)
+    if seen:
+        raise InputError(f"The split '{min(seen)}' cannot test what was trained or chosen by it: give another.")
+
+
+@contextlib.contextmanager
+def _networks_own(backbone: Backbone, *, whole: bool) -> Iterator[None]:
+    """Let the whole backbone be trained, and give it back as it was."""
+    if not whole:
+        yield
+        return
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    backbone.model.requires_grad_(True)
     try:
-        trainer = Trainer(network, task.training, mode=mode, progress=progress, control=control)
-        trainer.fit(train, validation)
-        stopped = {"stopped_early": True} if control.stopping else {}
-        figures = {}
-        if validation is not None:
-            figures = _figures(trainer.predict(validation, step="Validating"), validation.targets)
-        parameters = sum(p.numel() for p in network.parameters())
-        counts = {"train": _counts(train, spec), "validation": _counts(validation, spec) if validation else {}}
-        provenance = _provenance(task, counts, figures, parameters, trainer.history)
-        spec = dataclasses.replace(spec, provenance={**provenance, **stopped})
-        control.check()
-        save_plugin(out, spec, [network.state_dict()])
+        yield
     finally:
-        network.close()
-    return TrainingResult(spec, trainer.history, parameters)
+        backbone.model.requires_grad_(False)
+        backbone.model.load_state_dict(before)
+
+
+def _fingerprint(spec: PluginSpec, task: TaskSpec, train: CutCases, validation: CutCases | None) -> str:
+    """What a run is about: its task, its backbone, and which cases with which answers it learns from."""
+    parts = [spec.to_dict(), task.training.to_dict()]
+    for cases in (train, validation):
+        parts.append(None if cases is None else [cases.ids, cases.targets.tolist()])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _result_of(
+    trainer: Trainer, task: TaskSpec, spec: PluginSpec, train: CutCases, validation: CutCases | None
+) -> TrainingResult:
+    network = trainer.network
+    predicted = None if validation is None else _predicted(trainer, validation, step="Validating")
+    figures: dict[str, Any] = {}
+    if predicted is not None:
+        if task.training.calibrate:
+            spec, predicted = _calibrated(spec, predicted)
+        figures = _figures(predicted)
+    parameters = sum(p.numel() for p in network.parameters())
+    counts = {"train": _counts(train, spec), "validation": _counts(validation, spec) if validation else {}}
+    provenance = _provenance(task, counts, figures, parameters, trainer.history)
+    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    if task.training.method == "full":
+        state = {name: tensor.detach().cpu().clone() for name, tensor in trainer.weights().items()}
+        parameters += sum(p.numel() for p in network.backbone.model.parameters())
+    excluded = {**train.excluded, **(validation.excluded if validation else {})}
+    return TrainingResult(
+        dataclasses.replace(spec, provenance=provenance), trainer.history, parameters, state, predicted,
+        excluded=excluded,
+    )  # fmt: skip
+
+
+def _predicted(trainer: Trainer, cases: CutCases, *, step: str) -> Predicted:
+    return Predicted(cases.ids, cases.patients, cases.targets, trainer.predict(cases, step=step))
+
+
+def _calibrated(spec: PluginSpec, predicted: Predicted) -> tuple[PluginSpec, Predicted]:
+    """Temperature and thresholds from the validation cases."""
+    found = fit_calibration(predicted.probabilities, predicted.targets, spec)
+    for warning in found.warnings:
+        logger.warning("%s", warning)
+    calm = calibrated(predicted.probabilities, found.temperature, spec)
+    return found.applied_to(spec), dataclasses.replace(predicted, probabilities=calm)
 
 
 def _asking(control: Control, progress: ProgressCallback | None) -> ProgressCallback:
@@ -171,16 +306,17 @@ def _check_classes(cases: CutCases, spec: PluginSpec) -> None:
 
 def _counts(cases: CutCases, spec: PluginSpec) -> dict[str, int]:
     if cases.targets.ndim == 2:
-        counts = cases.targets.sum(axis=0)
+        counts = (cases.targets == 1).sum(axis=0)
     else:
         counts = np.bincount(cases.targets, minlength=len(spec.classes))
     return {c.name: int(n) for c, n in zip(spec.classes, counts, strict=True)}
 
 
-def _figures(probabilities: npt.NDArray, targets: npt.NDArray) -> dict[str, Any]:
+def _figures(predicted: Predicted) -> dict[str, Any]:
+    given = predicted.targets, predicted.probabilities
     return {
-        "auc": bootstrap(auc, targets, probabilities).to_dict(),
-        "accuracy": bootstrap(accuracy, targets, probabilities).to_dict(),
+        "auc": bootstrap(auc, *given, patients=predicted.patients).to_dict(),
+        "accuracy": bootstrap(accuracy, *given, patients=predicted.patients).to_dict(),
     }
 
 

@@ -3,38 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.transforms import Compose, RandAffine, RandFlip
 from torch import Tensor
 
 from ..errors import InputError
-from ..preprocessing import preprocess
+from ..preprocessing import Slices, preprocess
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
+from .augmentation import Augmentation
 from .cases import Case
-from .task import AugmentationSpec
+from .draws import case_generator, some_slices
+from .pixel_supervision import mask_on_slices
+from .slice_cache import SliceCache, key_of
+from .task import TrainingSpec
+
+logger = logging.getLogger(__name__)
 
 SliceStacks = Mapping[str, npt.NDArray[np.floating]]
+Masks = Mapping[str, npt.NDArray[np.floating]]
+MASK = "mask:"  # before the name of a view, in the cache
 
 
 @dataclasses.dataclass(frozen=True)
 class CutCases:
-    """Per case the slices [S, C, H, W] of each view as float16 in [0, 1], and the targets."""
+    """Per case the slices [S, C, H, W] of each view as float16 in [0, 1], and the targets.
+
+    `masks` are the shares of lesion [S, H, W] by view, None for a case without; `weights` [N] or None where all count
+    alike. `excluded` names the cases that could not be read, and why.
+    """
 
     ids: list[str]
     stacks: list[SliceStacks]
     targets: npt.NDArray[np.int64]
+    patients: list[str] = dataclasses.field(default_factory=list)
+    masks: list[Masks | None] = dataclasses.field(default_factory=list)
+    weights: npt.NDArray[np.float64] | None = None
+    excluded: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def mask_of(self, number: int) -> Masks | None:
+        """The mask of a case, if it has one."""
+        return self.masks[number] if self.masks else None
+
+    def count_masks(self, numbers: npt.NDArray[np.int64]) -> int:
+        """How many of these cases have a mask."""
+        return sum(self.mask_of(number) is not None for number in numbers)
+
     def subset(self, numbers: Sequence[int]) -> CutCases:
         """The cases with these numbers, in their order."""
-        return CutCases([self.ids[n] for n in numbers], [self.stacks[n] for n in numbers], self.targets[list(numbers)])
+        return CutCases(
+            [self.ids[n] for n in numbers],
+            [self.stacks[n] for n in numbers],
+            self.targets[list(numbers)],
+            [self.patients[n] for n in numbers] if self.patients else [],
+            [self.masks[n] for n in numbers] if self.masks else [],
+            None if self.weights is None else self.weights[list(numbers)],
+            self.excluded,
+        )
 
 
 def cut_cases(
@@ -43,51 +75,71 @@ def cut_cases(
     *,
     dtype: npt.DTypeLike = np.float16,
     progress: ProgressCallback | None = None,
+    cache: SliceCache | None = None,
+    with_masks: bool = False,
+    allow_unreadable: int = 0,
 ) -> CutCases:
     """Cut every case; raises InputError that names the case if one cannot be used.
 
-    Half precision keeps a training set in memory; figures are measured on float32, as studies are classified.
+    Half precision keeps a training set in memory; figures are measured on float32, as studies are classified. So many
+    cases as `allow_unreadable` says may be unreadable: they are left out, counted, and named in the log.
     """
-    stacks = []
+    kept, stacks, masks = [], [], []
+    excluded: dict[str, str] = {}
     for number, case in enumerate(cases):
         try:
-            study = case.load()
-            cut = {
-                view.name: preprocess(
-                    study.image(view.source), view.preprocessing, region=study.region_for(view)
-                ).array.astype(dtype)
-                for view in spec.views
-            }
+            arrays = _arrays_of(case, spec, np.dtype(dtype), cache, with_masks=with_masks)
         except InputError as error:
-            raise InputError(f"Case '{case.id}': {error}") from error
-        stacks.append(cut)
+            if len(excluded) >= allow_unreadable:
+                raise InputError(f"Case '{case.id}': {error}") from error
+            excluded[case.id] = str(error)
+            logger.warning("Case '%s' is left out: %s", case.id, error)
+            continue
+        kept.append(case)
+        stacks.append({view.name: arrays[view.name] for view in spec.views})
+        masks.append({n.removeprefix(MASK): a for n, a in arrays.items() if n.startswith(MASK)} or None)
         if progress:
             progress(Progress("Cutting slices", number + 1, len(cases)))
-    return CutCases([case.id for case in cases], stacks, np.array([case.target for case in cases]))
+    if not kept:
+        raise InputError("None of the cases can be read: check the table's files.")
+    weights = np.array([case.weight for case in kept])
+    return CutCases(
+        [case.id for case in kept],
+        stacks,
+        np.array([case.target for case in kept]),
+        [case.patient or case.id for case in kept],
+        masks if any(masks) else [],
+        None if (weights == 1).all() else weights,
+        excluded,
+    )
 
 
-class Augmentation:
-    """MONAI's random flips and affine changes, drawn once for all slices of a view."""
+def studies_of(
+    cases: CutCases, numbers: Sequence[int], spec: PluginSpec, recipe: TrainingSpec, *, epoch: int
+) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor] | None]]:
+    """The studies of a training step, some of their slices and changed at random, and their masks alike.
 
-    def __init__(self, spec: AugmentationSpec, *, seed: int) -> None:
-        angle = np.deg2rad(spec.rotate)
-        self._spec = spec
-        self._change = Compose([RandFlip(prob=spec.flip, spatial_axis=axis) for axis in (0, 1)])
-        self._affine = RandAffine(
-            prob=spec.affine, rotate_range=angle, scale_range=(spec.zoom, spec.zoom), padding_mode="zeros"
-        )
-        self._change.set_random_state(seed)
-        self._affine.set_random_state(seed + 1)
-
-    def __call__(self, slices: Tensor) -> Tensor:
-        """Slices [S, C, H, W] in [0, 1], changed."""
-        flat = slices.flatten(0, 1)
-        flat = self._change(flat)
-        if self._spec.affine > 0:
-            reach = [self._spec.shift * n for n in slices.shape[2:]]
-            self._affine.rand_affine_grid.translate_range = reach
-            flat = self._affine(flat)
-        return torch.as_tensor(flat).as_subclass(Tensor).reshape(slices.shape).clamp(0, 1)
+    What happens to a case depends on seed, epoch and its number alone.
+    """
+    studies, masks = [], []
+    for number in numbers:
+        study, found = {}, {}
+        drawn = case_generator(recipe.seed, epoch, int(number))
+        mask = cases.mask_of(number)
+        for view in spec.views:
+            array = cases.stacks[number][view.name]
+            chosen = some_slices(len(array), recipe.slices, drawn)
+            augment = Augmentation(recipe.augmentation, axis=view.preprocessing.axis, seed=drawn)
+            own = None
+            if mask is not None and view.name in mask:
+                own = torch.from_numpy(np.asarray(mask[view.name])[chosen].astype(np.float32))
+            slices = torch.from_numpy(np.asarray(array)[chosen].astype(np.float32))
+            study[view.name], changed = augment(slices, own)
+            if changed is not None:
+                found[view.name] = changed
+        studies.append(study)
+        masks.append(found or None)
+    return studies, masks
 
 
 def batch_count(cases: int, batch: int) -> int:
@@ -96,24 +148,31 @@ def batch_count(cases: int, batch: int) -> int:
     return full + (rest > 1 or full == 0)
 
 
-def training_batches(
-    cases: CutCases,
-    *,
-    batch: int,
-    slices: int | None,
-    augmentation: Augmentation,
-    rng: np.random.Generator,
-) -> Iterator[tuple[list[dict[str, Tensor]], Tensor]]:
-    """One epoch of shuffled batches: studies of slices, and their targets; `batch_count` of them."""
-    order = rng.permutation(len(cases))
-    for number in range(batch_count(len(cases), batch)):
-        numbers = order[number * batch : (number + 1) * batch]
-        studies = []
-        for number in numbers:
-            study = {}
-            for view, array in cases.stacks[number].items():
-                if slices is not None and len(array) > slices:
-                    array = array[np.sort(rng.choice(len(array), slices, replace=False))]
-                study[view] = augmentation(torch.from_numpy(array.astype(np.float32)))
-            studies.append(study)
-        yield studies, torch.from_numpy(cases.targets[numbers])
+def _arrays_of(
+    case: Case, spec: PluginSpec, dtype: np.dtype, cache: SliceCache | None, *, with_masks: bool
+) -> Mapping[str, npt.NDArray]:
+    """The slices by view, and the masks by `mask:` and view; from the cache where they are there."""
+    with_masks = with_masks and case.masks is not None
+
+    def make() -> dict[str, npt.NDArray]:
+        study = case.load()
+        cut = {
+            view.name: preprocess(study.image(view.source), view.preprocessing, region=study.region_for(view))
+            for view in spec.views
+        }
+        arrays = {name: slices.array.astype(dtype) for name, slices in cut.items()}
+        return {**arrays, **(_masks_of(case, spec, cut, dtype) if with_masks else {})}
+
+    if cache is None or case.content is None:
+        return make()
+    content = {**case.content(), "masks": "cut" if with_masks else "left out"}
+    return cache.get(key_of(spec, content, dtype=dtype), make)
+
+
+def _masks_of(case: Case, spec: PluginSpec, cut: Mapping[str, Slices], dtype: np.dtype) -> dict[str, npt.NDArray]:
+    masks = case.masks()
+    return {
+        f"{MASK}{view.name}": mask_on_slices(masks[view.source], cut[view.name]).astype(dtype)
+        for view in spec.views
+        if view.source in masks
+    }

@@ -8,17 +8,20 @@ matter of the batch, not of the number of slices, for one forward pass more. Bot
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..memory import free_memory, is_out_of_memory, release_memory
 from ..model import PluginNetwork, padded
-from ..spec import PluginSpec, ViewSpec
+from ..spec import ViewSpec
+from .objective import divisor_of, losses_of
+from .objective_spec import ObjectiveSpec, PixelSpec
+from .pixel_supervision import PixelDecoder, forward_with_tokens, mask_on_cells, pixel_loss, token_volume
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,17 @@ CHUNK_BYTES = 384 << 20
 USABLE = 0.6
 
 
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """Studies with their targets, their weights, and what the sum of their losses is divided by."""
+
+    studies: Sequence[Study]
+    targets: Tensor
+    weights: Tensor | None
+    case_weights: Tensor | None
+    divisor: float
+
+
 class GradientStep:
     """Adds the gradients of a batch of studies to a network's parameters.
 
@@ -39,27 +53,53 @@ class GradientStep:
     """
 
     def __init__(
-        self, network: PluginNetwork, *, mode: StepMode = "auto", check: Callable[[], None] = lambda: None
+        self,
+        network: PluginNetwork,
+        *,
+        mode: StepMode = "auto",
+        check: Callable[[], None] = lambda: None,
+        objective: ObjectiveSpec | None = None,
+        pixels: PixelSpec | None = None,
+        decoder: PixelDecoder | None = None,
     ) -> None:
         self.network, self.mode, self._check = network, mode, check
+        self._objective, self._pixels, self._decoder = objective or ObjectiveSpec(), pixels or PixelSpec(), decoder
         self._bytes: dict[tuple[str, tuple[int, ...]], int] = {}
         self._usable: int | None = None
 
-    def __call__(self, studies: Sequence[Study], targets: Tensor, *, weights: Tensor | None = None) -> float:
-        """The loss of studies (view to slices [S, C, H, W] on any device) with targets [B]; gradients are added."""
+    def __call__(
+        self,
+        studies: Sequence[Study],
+        targets: Tensor,
+        *,
+        weights: Tensor | None = None,
+        case_weights: Tensor | None = None,
+        divisor: float | None = None,
+        masks: Sequence[Study | None] | None = None,
+        mask_divisor: int = 1,
+    ) -> float:
+        """The loss of studies (view to slices [S, C, H, W] on any device) with targets [B]; gradients are added.
+
+        `weights` [classes] weigh by class, `case_weights` [B] case by case. `divisor` is that of the whole batch, where
+        these studies are a part of it. `masks` (view to shares [S, H, W]) supervise the tokens of their studies; their
+        losses are divided by `mask_divisor`.
+        """
         device = self.network.backbone.device
         if self._usable is None:
             # Asked once: what a process on a CPU has used and freed does not count as free to the system.
             self._usable = int(USABLE * free_memory(device))
-        targets, mode, usable = targets.to(device), self.mode, self._usable
+        batch = self._batch_of(studies, targets.to(device), weights, case_weights, divisor)
+        if self._decoder is not None and masks is not None and any(mask is not None for mask in masks):
+            return self._with_masks(batch, masks, mask_divisor)
+        mode, usable = self.mode, self._usable
         if mode == "auto":
             mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
         if mode == "memory":
-            return self._in_chunks(studies, targets, weights)
+            return self._in_chunks(batch)
         groups = self._groups(studies, min(SPEED_BYTES, usable))
         fresh = all(p.grad is None for p in self.network.parameters())
         try:
-            return self._at_once(groups, studies, targets, weights)
+            return self._at_once(groups, batch)
         except Exception as error:
             if self.mode != "auto" or not fresh or not is_out_of_memory(error):
                 raise
@@ -68,21 +108,65 @@ class GradientStep:
         release_memory(device)
         logger.warning("A training step did not fit in memory; from now on slices are computed twice.")
         self.mode = "memory"
-        return self._in_chunks(studies, targets, weights)
+        return self._in_chunks(batch)
 
-    def _at_once(
-        self, groups: Sequence[list[int]], studies: Sequence[Study], targets: Tensor, weights: Tensor | None
-    ) -> float:
-        whole = loss_divisor(targets, self.network.spec, weights=weights)
+    def _batch_of(
+        self,
+        studies: Sequence[Study],
+        targets: Tensor,
+        weights: Tensor | None,
+        case_weights: Tensor | None,
+        divisor: float | None,
+    ) -> _Batch:
+        if divisor is None:
+            divisor = divisor_of(
+                targets, self.network.spec, self._objective, class_weights=weights, case_weights=case_weights
+            )
+        return _Batch(studies, targets, weights, case_weights, divisor)
+
+    def _loss(self, logits: Tensor, batch: _Batch, numbers: Sequence[int] | None = None) -> Tensor:
+        """This part's share of the batch's loss."""
+        part = slice(None) if numbers is None else list(numbers)
+        losses = losses_of(
+            logits.float(), batch.targets[part], self.network.spec, self._objective, class_weights=batch.weights,
+            case_weights=None if batch.case_weights is None else batch.case_weights[part],
+        )  # fmt: skip
+        return losses.sum() / batch.divisor
+
+    def _at_once(self, groups: Sequence[list[int]], batch: _Batch) -> float:
         total = 0.0
         for group in groups:
             self._check()
-            logits = self.network([self._moved(studies[n]) for n in group]).logits.float()
-            losses = losses_of(logits, targets[group], self.network.spec, weights=weights)
-            loss = losses.sum() / whole
+            logits = self.network([self._moved(batch.studies[n]) for n in group]).logits
+            loss = self._loss(logits, batch, group)
             loss.backward()
             total += float(loss.detach())
         return total
+
+    def _with_masks(self, batch: _Batch, masks: Sequence[Study | None], mask_divisor: int) -> float:
+        """Study by study, since the decoder looks at all slices of a study together."""
+        total = 0.0
+        for number, mask in enumerate(masks):
+            self._check()
+            study = self._moved(batch.studies[number])
+            if mask is None:
+                loss = self._loss(self.network([study]).logits, batch, [number])
+            else:
+                fused, (tokens,) = forward_with_tokens(self.network, [study])
+                loss = self._loss(fused.logits, batch, [number])
+                loss = loss + self._pixels.weight * self._pixel_loss(tokens, mask) / mask_divisor
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _pixel_loss(self, tokens: Study, mask: Study) -> Tensor:
+        """The mean over views of what the decoder makes of a study's tokens, against the mask."""
+        losses = []
+        for view in mask:
+            logits = self._decoder(token_volume(tokens[view]))
+            cells = mask_on_cells(self._there(mask[view]), logits.shape[-2:])
+            losses.append(pixel_loss(logits.float(), cells[None, None]).sum())
+        return torch.stack(losses).mean()
 
     def _groups(self, studies: Sequence[Study], most: int) -> list[list[int]]:
         """Numbers of studies that go through the network together: they keep `most` bytes, or there is one alone."""
@@ -97,21 +181,24 @@ class GradientStep:
             room -= wanted
         return groups
 
-    def _in_chunks(self, studies: Sequence[Study], targets: Tensor, weights: Tensor | None) -> float:
+    def _in_chunks(self, batch: _Batch) -> float:
         spec = self.network.spec
-        embedded = [{view.name: self._embeddings(view, study[view.name]) for view in spec.views} for study in studies]
+        embedded = [{v.name: self._embeddings(v, study[v.name]) for v in spec.views} for study in batch.studies]
         stacks, masks = {}, {}
         for view in spec.views:
             stacks[view.name], masks[view.name] = padded([study[view.name] for study in embedded])
-        logits = self.network.fuse(stacks, masks).logits.float()
-        losses = losses_of(logits, targets, spec, weights=weights)
-        loss = losses.sum() / loss_divisor(targets, spec, weights=weights)
+        loss = self._loss(self.network.fuse(stacks, masks).logits, batch)
         loss.backward()
-        if self.network.adapters:
-            for study, leaves in zip(studies, embedded, strict=True):
+        if self._trains_slices:
+            for study, leaves in zip(batch.studies, embedded, strict=True):
                 for view in spec.views:
                     self._again(view, study[view.name], leaves[view.name].grad)
         return float(loss.detach())
+
+    @property
+    def _trains_slices(self) -> bool:
+        """Whether anything that is trained lies before the embeddings."""
+        return bool(self.network.adapters) or any(p.requires_grad for p in self.network.backbone.model.parameters())
 
     def _embeddings(self, view: ViewSpec, slices: Tensor) -> Tensor:
         with torch.no_grad():
@@ -165,24 +252,3 @@ def kept_for_backward(network: PluginNetwork, view: ViewSpec, slices: Tensor) ->
         embedding = network.encode(view, slices).embedding
     del embedding
     return sum(kept.values())
-
-
-def losses_of(logits: Tensor, targets: Tensor, spec: PluginSpec, *, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each case [B]: of one logit for a binary task, softmax for multiclass, mean of one a class.
-
-    Logits are [B, K]; targets class numbers [B], or 0 and 1 [B, K]. `weights` [classes] weigh the cases by class.
-    """
-    if spec.task_type == "multilabel":
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(dim=1)
-    if spec.task_type == "multiclass":
-        each = F.cross_entropy(logits, targets, reduction="none")
-    else:
-        each = F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype), reduction="none")
-    return each if weights is None else each * weights.to(logits.device)[targets]
-
-
-def loss_divisor(targets: Tensor, spec: PluginSpec, *, weights: Tensor | None = None) -> float:
-    """What the sum of the cases' losses is divided by: their number, or the sum of weights of a multiclass task."""
-    if weights is None or spec.task_type != "multiclass":
-        return float(len(targets))
-    return float(weights.to(targets.device)[targets].sum())

@@ -11,38 +11,23 @@ from ..errors import InputError
 from ..records import Record
 from ..resources import resource
 from ..spec import PluginSpec
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentationSpec(Record):
-    """Random changes of a study's slices while training, one draw for all slices of a view, in [0, 1] intensities.
-
-    `flip` is the probability for each in-plane axis; `rotate` in degrees, `zoom` as a share, `shift` as a share of
-    the size are the largest changes either way; `affine` is the probability that those three happen.
-    """
-
-    flip: float = 0.0
-    affine: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    shift: float = 0.0
-
-    def __post_init__(self) -> None:
-        limits = {"flip": 1.0, "affine": 1.0, "rotate": 180.0, "zoom": 0.9, "shift": 1.0}
-        for name, most in limits.items():
-            if not 0 <= getattr(self, name) <= most:
-                raise InputError(f"'{name}' must lie within 0 to {most:g}, but is {getattr(self, name):g}.")
+from .augmentation_spec import AugmentationSpec
+from .objective_spec import ObjectiveSpec, PixelSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingSpec(Record):
-    """The recipe. Learning rates and weight decays of the two parameter groups are the paper's.
+    """The recipe. Learning rates, weight decays and clipping are the paper's.
 
-    `warm_up_epochs` train the query and head on cached frozen embeddings; `epochs` train everything. `slices` is
-    how many random slices of a view a training step sees (all where None). `keep` says which weights are kept: the
-    best by validation AUC, or the last.
+    `warm_up_epochs` train the query and head on cached frozen embeddings; `epochs` train everything that `method`
+    lets: the adapters (`lora`), nothing more (`frozen`), or the whole backbone (`full`, a model of the run and no
+    plugin). `batch` is the number of studies of a step, however few of them fit into memory at once. `slices` is how
+    many random slices of a view a training step sees (all where None). `keep` says which weights are kept: the best
+    by `monitor` on the validation cases, or the last; after `patience` epochs without a better one training ends.
+    With `calibrate` the plugin's temperature and thresholds are fitted on the validation cases.
     """
 
+    method: Literal["lora", "frozen", "full"] = "lora"
     epochs: int = 10
     batch: int = 8
     warm_up_epochs: int = 50
@@ -50,11 +35,19 @@ class TrainingSpec(Record):
     adapter_decay: float = 1e-5
     head_rate: float = 1e-3
     head_decay: float = 1e-4
+    backbone_rate: float = 1e-5
+    backbone_decay: float = 1e-5
+    clip: float = 1.0
     slices: int | None = None
-    class_weights: bool = False
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
     precision: Literal["float32", "bfloat16"] = "float32"
-    augmentation: AugmentationSpec = AugmentationSpec()
+    objective: ObjectiveSpec = dataclasses.field(default_factory=ObjectiveSpec)
+    pixels: PixelSpec = dataclasses.field(default_factory=PixelSpec)
+    augmentation: AugmentationSpec = dataclasses.field(default_factory=AugmentationSpec)
     keep: Literal["best", "last"] = "best"
+    monitor: Literal["auc", "average_precision", "balanced_accuracy"] = "auc"
+    patience: int | None = None
+    calibrate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,7 +55,11 @@ class TrainingSpec(Record):
             raise InputError("Training needs at least one epoch, and a batch of at least one study.")
         if self.slices is not None and self.slices < 1:
             raise InputError(f"A training step needs at least one slice of a view, not {self.slices}.")
-        for name in ("adapter_rate", "head_rate", "adapter_decay", "head_decay"):
+        if self.patience is not None and (self.patience < 1 or self.keep != "best"):
+            raise InputError("The patience is a number of epochs from 1 on, and needs keep to be 'best'.")
+        if not 0 < self.clip <= 1e6:
+            raise InputError(f"Gradients are clipped to a norm above 0, but clip is {self.clip:g}.")
+        for name in ("adapter_rate", "head_rate", "backbone_rate", "adapter_decay", "head_decay", "backbone_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"'{name}' must lie within 0 to 1, but is {getattr(self, name):g}.")
         if not 0 <= self.seed < 1 << 32:
@@ -77,8 +74,10 @@ class TaskSpec(Record):
     training: TrainingSpec = TrainingSpec()
 
     def __post_init__(self) -> None:
-        if self.plugin.lora.rank == 0 and self.training.warm_up_epochs == 0:
+        if self.plugin.lora.rank == 0 and self.training.method != "full" and self.training.warm_up_epochs == 0:
             raise InputError("Without adapters only the warm-up trains: give warm_up_epochs of at least 1.")
+        if self.plugin.lora.rank == 0 and self.training.method != "full" and self.training.pixels.weight:
+            raise InputError("Without adapters masks teach the plugin nothing: set the weight of pixels to 0.")
 
 
 def read_task(name: str | Path) -> TaskSpec:

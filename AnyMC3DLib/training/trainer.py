@@ -1,4 +1,4 @@
-"""A plain training loop: query and head on cached frozen embeddings first, then everything, by AdamW."""
+"""The training loop: two phases of steps, each of which can be interrupted and continued as if it had not been."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,34 +15,44 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..control import Control
-from ..errors import Cancelled, InputError
-from ..model import PluginNetwork, padded
-from ..precision import DTYPES
+from ..errors import Cancelled, InputError, Suspended
+from ..model import PluginNetwork
 from ..progress import Progress, ProgressCallback
-from ..spec import PluginSpec, ViewSpec
-from .metrics import auc
-from .slices import Augmentation, CutCases, SliceStacks, batch_count, training_batches
-from .step import GradientStep, StepMode, loss_divisor, losses_of
+from ..spec import PluginSpec
+from .checkpoint import Checkpoint, CheckpointStore, optimiser_tensors, restore_optimiser
+from .embedding import Embedder, Embeddings, probabilities_from
+from .monitor import score_of
+from .objective import class_weights_of
+from .phases import Phase, Setting, Tuning, WarmUp, trained_parameters
+from .pixel_supervision import PixelDecoder, token_width
+from .processes import Processes
+from .slices import CutCases
+from .step import GradientStep, StepMode
 from .task import TaskSpec, TrainingSpec
 
 logger = logging.getLogger(__name__)
 
-# Slices that are embedded at once: so many, or fewer large ones.
-ENCODE_BATCH = 64
-ENCODE_PIXELS = 32 * 224 * 224
-STUDIES_AT_ONCE = 8
-MANY_SLICES = 512
-CLIP = 1.0
-
 
 @dataclasses.dataclass(frozen=True)
 class EpochResult:
-    """What an epoch gave; `score` is the validation AUC, NaN without validation cases."""
+    """What an epoch gave; `score` is the monitored figure of the validation cases, NaN without them."""
 
     phase: str
     epoch: int
     loss: float
     score: float
+
+
+@dataclasses.dataclass
+class Position:
+    """Where a training stands: the batch that comes next, and the losses of those of the epoch that were."""
+
+    phase: str = WarmUp.name
+    epoch: int = 0
+    batch: int = 0
+    losses: list[float] = dataclasses.field(default_factory=list)
+    # Epochs since the best one, for the early stop.
+    waited: int = 0
 
 
 def prepare_spec(task: TaskSpec, backbone: Backbone) -> PluginSpec:
@@ -66,7 +76,12 @@ def prepare_spec(task: TaskSpec, backbone: Backbone) -> PluginSpec:
 
 
 class Trainer:
-    """Trains one member of a plugin."""
+    """Trains one member of a plugin.
+
+    With a `store` the state is kept on disk, and a training that finds one there goes on from it; `fingerprint` says
+    what the run is about, so that the state of another one is not taken. With several `processes` all of them call
+    the same methods with the same cases.
+    """
 
     def __init__(
         self,
@@ -76,232 +91,232 @@ class Trainer:
         mode: StepMode = "auto",
         progress: ProgressCallback | None = None,
         control: Control | None = None,
+        processes: Processes | None = None,
+        store: CheckpointStore | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.network, self.recipe = network, recipe
-        self._control = control or Control()
-        self._gradients = GradientStep(network, mode=mode, check=self._control.check)
         self.history: list[EpochResult] = []
-        self._progress = progress
-        self._rng = np.random.default_rng(recipe.seed)
-        self._weights: Tensor | None = None
+        self._control, self._progress = control or Control(), progress
+        self._processes = processes or Processes()
+        self._store, self._fingerprint = store, fingerprint
+        self.decoder = _decoder_for(network, recipe)
+        self._gradients = GradientStep(
+            network, mode=mode, check=self._control.check, objective=recipe.objective,
+            pixels=recipe.pixels, decoder=self.decoder,
+        )  # fmt: skip
+        self._embedder = Embedder(network, check=self._control.check, report=self._report, processes=self._processes)
+        self._kept = _Best(self, enabled=False)
 
     def fit(self, train: CutCases, validation: CutCases | None) -> None:
-        """Train on `train`; with `validation` and keep='best' the best weights by its AUC stay."""
-        if self.recipe.class_weights:
-            self._weights = _class_weights(train, self.network.spec)
-        kept = _Best(self.network, enabled=self.recipe.keep == "best" and validation is not None)
-        if (self.recipe.warm_up_epochs or self.network.spec.head.standardise) and not self._control.stopping:
-            self._warm_up(train, validation, kept)
-        if self.recipe.epochs and self.network.adapters and not self._control.stopping:
-            self._train(train, validation, kept)
+        """Train on `train`; with `validation` and keep='best' the best weights by the monitored figure stay."""
+        weights = class_weights_of(train.targets, self.network.spec, self.recipe.objective)
+        setting = Setting(self.network, self.recipe, self._embedder, self._processes, train, validation, weights)
+        self._kept = _Best(self, enabled=self.recipe.keep == "best" and validation is not None)
+        state = self._store.newest() if self._store is not None else None
+        position = Position() if state is None else self._position_of(state)
+        if position.phase == WarmUp.name and self._wants_warm_up() and not self._control.stopping:
+            self._run(WarmUp(setting), setting, position, state)
+            position, state = Position(Tuning.name), None
+        if self._wants_tuning() and not self._control.stopping:
+            position.phase = Tuning.name
+            self._run(Tuning(setting, self._gradients, self.decoder), setting, position, state)
         if self._control.stopping and not self.history:
             raise Cancelled("The training was stopped before its first epoch ended: there is nothing to keep.")
-        kept.restore()
+        self._kept.restore()
         self.network.eval()
 
-    def predict(self, cases: CutCases, *, step: str = "Evaluating") -> np.ndarray:
+    def predict(self, cases: CutCases, *, step: str = "Evaluating") -> npt.NDArray[np.float64]:
         """Probabilities [N, classes] of the cases."""
         self.network.eval()
-        embeddings = self._embed(cases, step=step)
-        return _predict_from(self.network, embeddings)
+        return self._embedder.predict(cases, step=step)
 
-    def _embed(self, cases: CutCases, *, step: str) -> list[dict[str, Tensor]]:
-        """The slice embeddings [S, D] of each case and view, on the CPU, in single precision as all figures are."""
-        result: list[dict[str, Tensor]] = []
-        self.network.backbone.set_precision(torch.float32)
-        for group in self._small_groups(cases):
-            embedded: list[dict[str, Tensor]] = [{} for _ in group]
-            for view in self.network.spec.views:
-                arrays = [stacks[view.name] for stacks in group]
-                together = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-                parts = torch.cat(list(self._encoded(view, together)))
-                for study, part in zip(embedded, parts.split([len(array) for array in arrays]), strict=True):
-                    study[view.name] = part
-            result += embedded
-            self._report(step, len(result), len(cases))
-        return result
+    def embed(self, cases: CutCases, *, step: str = "Evaluating") -> list[Embeddings]:
+        """The slice embeddings of the cases."""
+        self.network.eval()
+        return self._embedder.embed(cases, step=step)
 
-    def _small_groups(self, cases: CutCases) -> Iterator[list[SliceStacks]]:
-        """Small studies a few at a time, so that batches are full; a large one alone, so that it is not copied."""
-        group: list[SliceStacks] = []
-        for stacks in cases.stacks:
-            group.append(stacks)
-            if len(group) == STUDIES_AT_ONCE or sum(len(array) for s in group for array in s.values()) >= MANY_SLICES:
-                yield group
-                group = []
-        if group:
-            yield group
+    def weights(self) -> dict[str, Tensor]:
+        """All that training changes, by name: the network's own part, and what else is trained with it."""
+        parts = {"network": self.network.state_dict()}
+        if self.recipe.method == "full":
+            parts["backbone"] = self.network.backbone.model.state_dict()
+        if self.decoder is not None:
+            parts["decoder"] = self.decoder.state_dict()
+        return {f"{part}/{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
-    def _encoded(self, view: ViewSpec, array: npt.NDArray[np.floating]) -> Iterator[Tensor]:
-        height, width = array.shape[2:]
-        batch = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (height * width)))
-        for first in range(0, len(array), batch):
-            self._control.check()
-            part = torch.from_numpy(array[first : first + batch].astype(np.float32))
-            with torch.no_grad():
-                yield self.network.embed(view, part.to(self.network.backbone.device)).float().cpu()
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Take the weights that `weights` gave."""
+        state = Checkpoint(tensors, {})
+        self.network.load_state_dict(state.part("network"))
+        if self.recipe.method == "full":
+            self.network.backbone.model.load_state_dict(state.part("backbone"))
+        if self.decoder is not None:
+            self.decoder.load_state_dict(state.part("decoder"))
 
-    def _warm_up(self, train: CutCases, validation: CutCases | None, kept: _Best) -> None:
-        """Query and head on the embeddings that the fresh plugin gives, which are the frozen backbone's."""
-        embeddings = self._embed(train, step="Embedding training slices")
-        if self.network.spec.head.standardise:
-            _fit_standardisation(self.network, embeddings)
-        if not self.recipe.warm_up_epochs:
-            return
-        held = self._embed(validation, step="Embedding validation slices") if validation else None
-        parameters = [p for n, p in self.network.named_parameters() if not n.startswith("adapters.")]
-        optimiser = torch.optim.AdamW(parameters, lr=self.recipe.head_rate, weight_decay=self.recipe.head_decay)
-        targets = torch.from_numpy(train.targets)
-        for epoch in range(self.recipe.warm_up_epochs):
-            if self._control.stopping:
+    def _wants_warm_up(self) -> bool:
+        return bool(self.recipe.warm_up_epochs) or self.network.spec.head.standardise
+
+    def _wants_tuning(self) -> bool:
+        return bool(self.recipe.epochs) and (bool(self.network.adapters) or self.recipe.method == "full")
+
+    def _run(self, phase: Phase, setting: Setting, position: Position, state: Checkpoint | None) -> None:
+        if state is not None:
+            # Before the features are embedded: a warm-up has them from the weights that it begins with.
+            restore_optimiser(phase.optimiser, state.part("optimiser"))
+        phase.begin()
+        if state is not None:
+            self.load_weights(state.part("weights"))
+        rates = [group["lr"] for group in phase.optimiser.param_groups]
+        for epoch in range(position.epoch, phase.epochs):
+            if position.batch == 0 and self._stopping():
                 return
-            self.network.train()
-            losses = []
-            order = self._rng.permutation(len(train))
-            for first in range(0, len(order), 32):
-                numbers = order[first : first + 32]
-                logits = _fuse(self.network, [embeddings[n] for n in numbers])
-                losses.append(self._step(logits, targets[numbers].to(logits.device), optimiser))
-            self._end_epoch("warm-up", epoch, losses, held, validation, kept)
+            position.epoch = epoch
+            self._epoch(phase, setting, position, rates)
+            last = epoch == phase.epochs - 1 or self._stopping() or self._waited_enough(phase, position)
+            self._end_epoch(phase, position, phase.held(last=last), setting.validation)
+            position.batch, position.losses = 0, []
+            position.epoch += 1
+            if phase.name == Tuning.name or self._due():
+                self._save(phase, position)
+            if last or self._waited_enough(phase, position):
+                return
             self._control.check()
 
-    def _train(self, train: CutCases, validation: CutCases | None, kept: _Best) -> None:
-        recipe = self.recipe
-        adapters = list(self.network.adapters.parameters())
-        others = [p for n, p in self.network.named_parameters() if not n.startswith("adapters.")]
-        optimiser = torch.optim.AdamW([
-            {"params": adapters, "lr": recipe.adapter_rate, "weight_decay": recipe.adapter_decay},
-            {"params": others, "lr": recipe.head_rate, "weight_decay": recipe.head_decay},
-        ])  # fmt: skip
-        batches = batch_count(len(train), recipe.batch)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(recipe.epochs * batches))
-        augmentation = Augmentation(recipe.augmentation, seed=recipe.seed)
-        for epoch in range(recipe.epochs):
-            self.network.train()
-            self.network.backbone.set_precision(DTYPES[recipe.precision])
-            losses, seen = [], 0
-            for studies, targets in training_batches(
-                train, batch=recipe.batch, slices=recipe.slices, augmentation=augmentation, rng=self._rng
-            ):
-                optimiser.zero_grad(set_to_none=True)
-                loss = self._gradients(studies, targets, weights=self._weights)
-                losses.append(self._descend(loss, optimiser))
-                schedule.step()
-                seen += len(studies)
-                total = min(len(train), batches * recipe.batch)
-                self._report(f"Training, epoch {epoch + 1} of {recipe.epochs}", seen, total)
-                if self._control.stopping:
-                    break
-            held = None
-            last = epoch == recipe.epochs - 1 or self._control.stopping
-            if validation is not None and (recipe.keep == "best" or last):
-                self.network.eval()
-                held = self._embed(validation, step="Validating")
-            self._end_epoch("training", epoch, losses, held, validation, kept)
-            if last:
+    def _epoch(self, phase: Phase, setting: Setting, position: Position, rates: list[float]) -> None:
+        self.network.train()
+        order = setting.order(position.epoch + (self.recipe.warm_up_epochs if phase.name == Tuning.name else 0))
+        for batch in range(position.batch, phase.batches):
+            factor = phase.factor(position.epoch * phase.batches + batch)
+            for group, rate in zip(phase.optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            phase.optimiser.zero_grad(set_to_none=True)
+            loss = self._processes.sum(phase.gradients(position.epoch, order, batch))
+            self._descend(loss, phase)
+            position.batch, position.losses = batch + 1, [*position.losses, loss]
+            if phase.name == Tuning.name:
+                total = min(len(order), phase.batches * self.recipe.batch)
+                done = min((batch + 1) * self.recipe.batch, total)
+                self._report(f"Training, epoch {position.epoch + 1} of {phase.epochs}", done, total)
+            self._pause_or_end(phase, position)
+            if self._stopping():
                 return
 
-    def _step(self, logits: Tensor, targets: Tensor, optimiser: torch.optim.Optimizer) -> float:
-        loss = loss_of(logits, targets, self.network.spec, weights=self._weights)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        return self._descend(float(loss.detach()), optimiser)
+    def _pause_or_end(self, phase: Phase, position: Position) -> None:
+        """Save the state where that is due, or the run shall end here and go on another time."""
+        suspended = self._processes.agree(self._control.suspended)
+        if suspended or self._stopping() or self._due():
+            self._save(phase, position)
+        if suspended:
+            raise Suspended("The training has saved where it stands: go on with --resume.")
 
-    def _descend(self, loss: float, optimiser: torch.optim.Optimizer) -> float:
+    def _stopping(self) -> bool:
+        return self._processes.agree(self._control.stopping)
+
+    def _due(self) -> bool:
+        return self._store is not None and self._store.due()
+
+    def _descend(self, loss: float, phase: Phase) -> None:
         if not math.isfinite(loss):
             raise InputError("The training diverged, its loss is no longer finite: lower the learning rates.")
-        torch.nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], CLIP)
-        optimiser.step()
-        return loss
+        parameters = trained_parameters(phase)
+        self._processes.add_gradients(parameters)
+        torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+        phase.optimiser.step()
 
     def _end_epoch(
-        self,
-        phase: str,
-        epoch: int,
-        losses: Sequence[float],
-        held: list[dict[str, Tensor]] | None,
-        validation: CutCases | None,
-        kept: _Best,
+        self, phase: Phase, position: Position, held: list[Embeddings] | None, validation: CutCases | None
     ) -> None:
         self.network.eval()
-        score = float("nan")
+        score = math.nan
         if held is not None and validation is not None:
-            score = auc(validation.targets, _predict_from(self.network, held))
-        result = EpochResult(phase, epoch + 1, float(np.mean(losses)), score)
+            figures = probabilities_from(self.network, held)
+            score = score_of(self.recipe.monitor, self.network.spec, validation.targets, figures)
+        result = EpochResult(phase.name, position.epoch + 1, float(np.mean(position.losses)), score)
         self.history.append(result)
-        logger.info("%s epoch %d: loss %.4f, validation AUC %.4f", phase, epoch + 1, result.loss, score)
-        kept.offer(score)
+        logger.info("%s epoch %d: loss %.4f, validation score %.4f", phase.name, result.epoch, result.loss, score)
+        position.waited = 0 if self._kept.offer(score) else position.waited + 1
+
+    def _waited_enough(self, phase: Phase, position: Position) -> bool:
+        patience = self.recipe.patience
+        return phase.name == Tuning.name and patience is not None and position.waited >= patience
+
+    # the state on disk
+
+    def _save(self, phase: Phase, position: Position) -> None:
+        if self._store is None or not self._processes.leads:
+            return
+        tensors = {f"weights/{name}": tensor for name, tensor in self.weights().items()}
+        tensors |= {f"optimiser/{name}": tensor for name, tensor in optimiser_tensors(phase.optimiser).items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self._kept.tensors.items()}
+        facts: dict[str, Any] = {
+            "fingerprint": self._fingerprint,
+            "position": {**dataclasses.asdict(position), "phase": phase.name},
+            "history": [_without_nan(dataclasses.asdict(result)) for result in self.history],
+            "best": self._kept.score if math.isfinite(self._kept.score) else None,
+            "step_mode": self._gradients.mode,
+        }
+        self._store.save(Checkpoint(tensors, facts))
+
+    def _position_of(self, state: Checkpoint) -> Position:
+        facts = state.facts
+        if facts["fingerprint"] != self._fingerprint:
+            raise InputError(
+                "The run in this folder was begun with another task, other cases or another backbone: give another "
+                "folder, or the settings that it was begun with."
+            )
+        self.history = [EpochResult(**{**one, "score": _or_nan(one["score"])}) for one in facts["history"]]
+        self._kept.restore_from(state.part("best"), facts["best"])
+        self._gradients.mode = facts["step_mode"]
+        return Position(**facts["position"])
 
     def _report(self, step: str, done: int, total: int) -> None:
         self._control.check()
-        if self._progress is not None:
+        if self._progress is not None and self._processes.leads:
             self._progress(Progress(step, done, total))
 
 
 class _Best:
     """The weights with the highest score so far; of equal scores the later, which has seen more."""
 
-    def __init__(self, network: PluginNetwork, *, enabled: bool) -> None:
-        self._network, self._enabled = network, enabled
-        self._score, self._state = -math.inf, None
+    def __init__(self, trainer: Trainer, *, enabled: bool) -> None:
+        self._trainer, self._enabled = trainer, enabled
+        self.score, self.tensors = -math.inf, {}
 
-    def offer(self, score: float) -> None:
-        if self._enabled and score >= self._score:
-            self._score, self._state = score, copy.deepcopy(self._network.state_dict())
+    def offer(self, score: float) -> bool:
+        """Keep the weights if they are the best; returns whether they are, or nothing is kept."""
+        if not self._enabled or not math.isfinite(score):
+            return True
+        if score >= self.score:
+            better = score > self.score
+            self.score, self.tensors = score, copy.deepcopy(self._trainer.weights())
+            return better
+        return False
+
+    def restore_from(self, tensors: dict[str, Tensor], score: float | None) -> None:
+        """Take what a state on disk has kept."""
+        if score is not None:
+            self.score, self.tensors = score, tensors
 
     def restore(self) -> None:
-        if self._enabled and self._state is None:
+        if self._enabled and not self.tensors:
             logger.warning("The validation cases are all of one class, so the last weights are kept.")
-        if self._state is not None:
-            self._network.load_state_dict(self._state)
+        if self.tensors:
+            self._trainer.load_weights(self.tensors)
 
 
-def loss_of(logits: Tensor, targets: Tensor, spec: PluginSpec, *, weights: Tensor | None = None) -> Tensor:
-    """The loss of a batch: see `losses_of`."""
-    losses = losses_of(logits, targets, spec, weights=weights)
-    return losses.sum() / loss_divisor(targets, spec, weights=weights)
+def _decoder_for(network: PluginNetwork, recipe: TrainingSpec) -> PixelDecoder | None:
+    if not recipe.pixels.weight:
+        return None
+    width = token_width(network.backbone)
+    decoder = PixelDecoder(width, channels=recipe.pixels.channels, finer=recipe.pixels.finer)
+    return decoder.to(network.backbone.device)
 
 
-def _class_weights(cases: CutCases, spec: PluginSpec) -> Tensor:
-    if cases.targets.ndim == 2:
-        raise InputError("The classes of a multilabel task cannot be weighted: leave class_weights out.")
-    counts = np.bincount(cases.targets, minlength=len(spec.classes))
-    if counts.min() == 0:
-        absent = spec.classes[int(counts.argmin())].name
-        raise InputError(f"The training cases have none of class '{absent}', so classes cannot be weighted.")
-    return torch.tensor(len(cases) / (len(counts) * counts), dtype=torch.float32)
+def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
+    # JSON has no NaN: an epoch without validation has no score.
+    return {name: None if value != value else value for name, value in record.items()}
 
 
-def _cosine(steps: int, warm_up: float = 0.05):
-    """A linear rise over the first share of the steps, then half a cosine to 0."""
-    rise = max(1, int(steps * warm_up))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
-
-    return factor
-
-
-def _fuse(network: PluginNetwork, embeddings: Sequence[dict[str, Tensor]]) -> Tensor:
-    device = network.backbone.device
-    parts = {view: padded([e[view].to(device) for e in embeddings]) for view in embeddings[0]}
-    masks = {view: mask for view, (_, mask) in parts.items()}
-    return network.fuse({view: tensor for view, (tensor, _) in parts.items()}, masks).logits
-
-
-def _predict_from(network: PluginNetwork, embeddings: Sequence[dict[str, Tensor]]) -> np.ndarray:
-    with torch.no_grad():
-        logits = torch.cat([_fuse(network, embeddings[n : n + 64]) for n in range(0, len(embeddings), 64)])
-        return network.probabilities(logits).cpu().numpy()
-
-
-def _fit_standardisation(network: PluginNetwork, embeddings: Sequence[dict[str, Tensor]]) -> None:
-    for view in embeddings[0]:
-        every = torch.cat([e[view] for e in embeddings]).double()
-        deviation = every.std(dim=0, correction=min(1, len(every) - 1))
-        # A feature that hardly varies in the frozen embeddings must not explode once adapters change it.
-        deviation = deviation.clamp_min(max(1e-6, 0.25 * float(deviation.mean())))
-        getattr(network, f"shift_{view}").copy_(every.mean(dim=0).float())
-        getattr(network, f"scale_{view}").copy_((1 / deviation).float())
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -177,8 +177,23 @@ def test_a_table_has_a_column_a_class_for_a_multilabel_task(tmp_path: Path, mult
     cases = read_cases(table(tmp_path, "case,split,effusion,mass,image", "a,train,1,0,a.nii", "b,val,1,1,b.nii"),
                        multilabel)  # fmt: skip
     np.testing.assert_array_equal([case.target for case in cases], [[1, 0], [1, 1]])
-    with pytest.raises(InputError, match=r"labels in line 2 of 'cases.csv' must be 0 or 1"):
+    with pytest.raises(InputError, match=r"labels in line 2 of 'cases.csv' must be 0, 1, or empty"):
         read_cases(table(tmp_path, "case,split,effusion,mass,image", "a,train,1,maybe,a.nii"), multilabel)
+
+
+def test_a_table_tells_patients_weights_masks_and_missing_labels(tmp_path: Path, multilabel: PluginSpec) -> None:
+    write_volume(tmp_path / "m.nrrd", Volume((anatomy() > 0).astype(np.uint8), straight()))
+    first, second = read_cases(
+        table(
+            tmp_path, "case,patient,effusion,mass,image,mask,weight", "a,p1,1,,a.nii,m.nrrd,2.5", "b,,0,1,b.nii,,",
+        ),
+        multilabel,
+    )  # fmt: skip
+    assert (first.patient, first.weight, first.split, first.target.tolist()) == ("p1", 2.5, "", [1, -1])
+    assert (second.patient, second.weight, second.masks, second.target.tolist()) == ("", 1.0, None, [0, 1])
+    assert first.masks()["image"].array.max() == 1
+    with pytest.raises(InputError, match="splits no case"):
+        of_split([first, second], ["train"])
 
 
 def test_a_table_has_a_column_an_image(tmp_path: Path) -> None:
@@ -194,13 +209,17 @@ def test_a_table_has_a_column_an_image(tmp_path: Path) -> None:
     ("rows", "phrase"),
     [
         (["case,split,label", "a,train,lesion"], "lacks the column 'image'"),
-        (["case,label,image", "a,lesion,a.nii"], "lacks the column 'split'"),
+        (["case,split,image", "a,train,a.nii"], "lacks the column 'label'"),
+        (
+            [f"{HEADER},weight", "a,train,lesion,a.nii,heavy"],
+            "weight in line 2 of 'cases.csv' must be a number above 0",
+        ),
         ([HEADER], "has no rows"),
         ([HEADER, "a,train,dragon,a.nii"], "label in line 2 .* one of normal, lesion, but is 'dragon'"),
         ([HEADER, "a,train,,a.nii"], "label in line 2 .* but is ''"),
         ([HEADER, "a,training,lesion,a.nii"], "split in line 2 .* train, val, test, but is 'training'"),
         ([HEADER, "a,train,lesion,a.nii", "a,val,lesion,b.nii"], "case 'a' comes twice, again in line 3"),
-        ([HEADER, "a,train,lesion"], "column 'image' is empty in line 2"),
+        ([HEADER, "a,train,lesion"], "image 'image' is empty in line 2"),
         ([HEADER, ",train,lesion,a.nii"], "column 'case' is empty in line 2"),
         ([HEADER + ",image", "a,train,lesion,a.nii,b.nii"], "names the column 'image' twice"),
         ([HEADER, "a,train,lesion,a.nii,1,2"], "Line 2 of 'cases.csv' has 6 values for 4 columns"),

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from networks import tiny_backbone
 from test_run import cases, task
@@ -245,11 +244,11 @@ def test_a_training_stopped_in_its_first_epoch_writes_what_it_has_reached(
     assert len(load_members(place, spec)) == 1
 
 
-def stopping_auc(control: Control, epoch: int) -> Callable[[np.ndarray, np.ndarray], float]:
+def stopping_auc(control: Control, epoch: int) -> Callable[..., float]:
     """A score that stops the work when it is asked for the time `epoch`."""
     asked: list[int] = []
 
-    def score(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    def score(*_: object) -> float:
         asked.append(1)
         if len(asked) == epoch:
             control.stop()
@@ -262,7 +261,7 @@ def test_a_training_stopped_while_it_warms_up_writes_what_it_has_reached(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     control, place = Control(), tmp_path / "plugin"
-    monkeypatch.setattr(trainer_room, "auc", stopping_auc(control, 2))
+    monkeypatch.setattr(trainer_room, "score_of", stopping_auc(control, 2))
     result = trained(backbone, place, control)
     assert [(e.phase, e.epoch) for e in result.history] == [("warm-up", 1), ("warm-up", 2)]
     provenance = read_spec(place).provenance

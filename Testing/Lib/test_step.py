@@ -17,8 +17,9 @@ from AnyMC3DLib.errors import Cancelled
 from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.spec import FusionSpec, HeadSpec, LoRASpec
 from AnyMC3DLib.training import step as step_room
+from AnyMC3DLib.training.objective import loss_of
+from AnyMC3DLib.training.objective_spec import ObjectiveSpec
 from AnyMC3DLib.training.step import USABLE, GradientStep, kept_for_backward
-from AnyMC3DLib.training.trainer import loss_of
 
 Studies = list[dict[str, Tensor]]
 
@@ -98,7 +99,7 @@ def whole(
     """Loss and gradients of one forward and backward pass of the whole batch."""
 
     def work() -> float:
-        loss = loss_of(network(studies).logits, targets, network.spec, weights=weights)
+        loss = loss_of(network(studies).logits, targets, network.spec, ObjectiveSpec(), class_weights=weights)
         loss.backward()
         return float(loss.detach())
 

@@ -13,7 +13,8 @@ from AnyMC3DLib.catalogue import read_catalogue
 from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.resources import resource
 from AnyMC3DLib.spec import LoRASpec
-from AnyMC3DLib.training.task import AugmentationSpec, TaskSpec, TrainingSpec, read_task
+from AnyMC3DLib.training.augmentation_spec import AugmentationSpec
+from AnyMC3DLib.training.task import TaskSpec, TrainingSpec, read_task
 
 SHIPPED = sorted(place.stem for place in resource("Tasks").glob("*.json"))
 
@@ -96,7 +97,7 @@ def test_a_recipe_past_all_reason_is_refused(fields: dict[str, float]) -> None:
         TrainingSpec(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"flip": 2.0}, {"affine": -0.1}, {"zoom": 1.5}])
+@pytest.mark.parametrize("fields", [{"flip": 2.0}, {"rotation": -0.1}, {"zoom": 1.5}])
 def test_an_augmentation_past_all_reason_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must lie within"):
         AugmentationSpec(**fields)

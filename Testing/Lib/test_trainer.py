@@ -16,13 +16,16 @@ from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.progress import Progress
 from AnyMC3DLib.spec import BackboneRef, ClassSpec, HeadSpec, LoRASpec
 from AnyMC3DLib.training import trainer as trainer_module
+from AnyMC3DLib.training.augmentation_spec import AugmentationSpec
 from AnyMC3DLib.training.metrics import auc
+from AnyMC3DLib.training.objective_spec import ObjectiveSpec
 from AnyMC3DLib.training.slices import CutCases
-from AnyMC3DLib.training.task import AugmentationSpec, TaskSpec, TrainingSpec
-from AnyMC3DLib.training.trainer import Trainer, loss_of, prepare_spec
+from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
+from AnyMC3DLib.training.trainer import Trainer, prepare_spec
 from AnyMC3DLib.weights import digest_of
 
 FAST = {"epochs": 2, "warm_up_epochs": 2, "batch": 4, "adapter_rate": 3e-3, "head_rate": 3e-3}
+TURNED = AugmentationSpec(flip=0.5, rotation=1, rotation_degrees=20)
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +162,7 @@ def test_half_precision_trains_too(backbone: Backbone) -> None:
 
 def test_augmentation_changes_what_is_learnt(backbone: Backbone) -> None:
     plain = fitted(backbone, cut()).history[-1].loss
-    assert (
-        fitted(backbone, cut(), augmentation=AugmentationSpec(flip=0.5, affine=1, rotate=20)).history[-1].loss != plain
-    )
+    assert fitted(backbone, cut(), augmentation=TURNED).history[-1].loss != plain
 
 
 def test_a_diverging_training_is_stopped(backbone: Backbone) -> None:
@@ -177,7 +178,11 @@ def test_a_diverging_training_is_stopped(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_same_seed_gives_the_same_bits(backbone: Backbone, precision: str) -> None:
-    recipe = {"precision": precision, "slices": 2, "augmentation": AugmentationSpec(flip=0.5, affine=1, rotate=20)}
+    recipe = {
+        "precision": precision,
+        "slices": 2,
+        "augmentation": TURNED,
+    }
     fields = {"head": HeadSpec(dropout=0.3)}
     first, second = (copy_of(fitted(backbone, cut(), fields=fields, seed=4, **recipe).network) for _ in range(2))
     for name, tensor in first.items():
@@ -197,11 +202,11 @@ def scored(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, scores: list[flo
     seen: list[torch.Tensor] = []
     network = network_on(backbone)
 
-    def score(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    def score(*_: object) -> float:
         seen.append(network.head.weight.detach().clone())
         return scores[len(seen) - 1]
 
-    monkeypatch.setattr(trainer_module, "auc", score)
+    monkeypatch.setattr(trainer_module, "score_of", score)
     trainer = Trainer(network, TrainingSpec(**{**FAST, **recipe}))
     trainer.fit(cut(), cut(6, seed=1))
     (kept,) = [n for n, weight in enumerate(seen) if torch.equal(weight, network.head.weight)]
@@ -245,55 +250,12 @@ def test_the_score_is_the_auc_of_what_is_predicted(backbone: Backbone) -> None:
 # The loss
 
 
-def oracle(logits: np.ndarray, targets: np.ndarray, task: str) -> float:
-    if task == "multiclass":
-        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return float(-np.log(p[np.arange(len(p)), targets]).mean())
-    p = 1 / (1 + np.exp(-logits))
-    truth = targets[:, None] if task == "binary" else targets
-    return float(-(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean())
-
-
-@pytest.mark.parametrize(("task", "logits"), [("binary", 1), ("multiclass", 3), ("multilabel", 3)])
-def test_the_loss_is_the_cross_entropy_of_the_task(backbone: Backbone, task: str, logits: int) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(8, logits))
-    targets = rng.integers(0, 2, (8, 3)) if task == "multilabel" else rng.integers(0, max(2, logits), 8)
-    found = loss_of(torch.tensor(values), torch.tensor(targets), plugin_spec(backbone, task_type=task))
-    assert float(found) == pytest.approx(oracle(values, targets, task), rel=1e-6)
-
-
-@pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_class_weights_weigh_cases_by_their_class(backbone: Backbone, task: str) -> None:
-    spec = plugin_spec(backbone, task_type=task)
-    targets = torch.tensor([0, 0, 0, 1])
-    logits = torch.randn(4, spec.logits, generator=torch.Generator().manual_seed(0))
-    each = torch.stack([loss_of(logits[n : n + 1], targets[n : n + 1], spec) for n in range(4)])
-    weights = torch.tensor([2 / 3, 2.0, 1.0])[: len(spec.classes)]
-    expected = (each * weights[targets]).mean()
-    if task == "multiclass":
-        expected = (each * weights[targets]).sum() / weights[targets].sum()
-    torch.testing.assert_close(loss_of(logits, targets, spec, weights=weights), expected)
-
-
-def test_classes_are_weighted_by_how_rare_they_are(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(
-        trainer_module, "loss_of", lambda *a, weights, **k: seen.append(weights) or loss_of(*a, weights=weights, **k)
-    )
-    fitted(backbone, cut(labels=np.array([0] * 9 + [1] * 3)), class_weights=True)
-    torch.testing.assert_close(seen[0], torch.tensor([12 / 18, 12 / 6]))
-    seen.clear()
-    fitted(backbone, cut())
-    assert seen[0] is None
-
-
 def test_absent_classes_and_several_labels_cannot_be_weighted(backbone: Backbone) -> None:
     with pytest.raises(InputError, match="none of class 'lesion'"):
-        fitted(backbone, cut(labels=np.zeros(4, int)), class_weights=True)
+        fitted(backbone, cut(labels=np.zeros(4, int)), objective=ObjectiveSpec(class_weights=True))
     many = {"task_type": "multilabel"}
-    with pytest.raises(InputError, match="leave class_weights out"):
-        fitted(backbone, cut(labels=np.ones((4, 3), int)), fields=many, class_weights=True)
+    with pytest.raises(InputError, match="cannot be weighted"):
+        fitted(backbone, cut(labels=np.ones((4, 3), int)), fields=many, objective=ObjectiveSpec(class_weights=True))
 
 
 @pytest.mark.parametrize(("task", "classes"), [("multiclass", 3), ("multilabel", 3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from AnyMC3DLib.prediction import Study
 from AnyMC3DLib.preprocessing import Box, preprocess
 from AnyMC3DLib.progress import Progress
 from AnyMC3DLib.spec import PluginSpec, RegionSpec, SliceSpec
+from AnyMC3DLib.training.augmentation_spec import AugmentationSpec
 from AnyMC3DLib.training.cases import Case
-from AnyMC3DLib.training.slices import Augmentation, CutCases, batch_count, cut_cases, training_batches
-from AnyMC3DLib.training.task import AugmentationSpec
+from AnyMC3DLib.training.slice_cache import SliceCache
+from AnyMC3DLib.training.slices import CutCases, batch_count, cut_cases, studies_of
+from AnyMC3DLib.training.task import TrainingSpec
 from AnyMC3DLib.volume import Volume
-
-NOTHING = AugmentationSpec()
 
 
 def case(name: str = "a", volume: Volume | None = None, **regions: Box) -> Case:
@@ -40,12 +41,6 @@ def numbered(count: int, slices: int = 6) -> CutCases:
         for n in range(count)
     ]
     return CutCases([str(n) for n in range(count)], stacks, np.arange(count))
-
-
-def epoch(cases: CutCases, *, batch: int, slices: int | None = None, seed: int = 0) -> list:
-    augmentation = Augmentation(NOTHING, seed=seed)
-    rng = np.random.default_rng(seed)
-    return list(training_batches(cases, batch=batch, slices=slices, augmentation=augmentation, rng=rng))
 
 
 def test_training_cuts_the_slices_that_inference_cuts(spec: PluginSpec) -> None:
@@ -80,99 +75,94 @@ def test_a_subset_keeps_its_order() -> None:
     assert float(part.stacks[1]["axial"][0, 0, 0, 0]) == 1 / 16
 
 
-# Batches
+# What a step sees
 
 
 @pytest.mark.parametrize(
-    ("cases", "batch", "sizes"),
-    [(8, 4, [4, 4]), (10, 4, [4, 4, 2]), (9, 4, [4, 4]), (3, 8, [3]), (1, 8, [1]), (3, 1, [1, 1, 1])],
+    ("cases", "batch", "count"), [(8, 4, 2), (10, 4, 3), (9, 4, 2), (3, 8, 1), (1, 8, 1), (3, 1, 3)]
 )
-def test_a_last_batch_of_one_is_left_out(cases: int, batch: int, sizes: list[int]) -> None:
-    assert [len(studies) for studies, _ in epoch(numbered(cases), batch=batch)] == sizes
-    assert batch_count(cases, batch) == len(sizes)
+def test_a_last_batch_of_one_is_left_out(cases: int, batch: int, count: int) -> None:
+    assert batch_count(cases, batch) == count
 
 
-def test_an_epoch_shows_every_case_once_in_a_random_order_with_its_target() -> None:
-    batches = epoch(numbered(12), batch=4)
-    targets = torch.cat([targets for _, targets in batches])
-    assert sorted(targets.tolist()) == list(range(12))
-    assert targets.tolist() != list(range(12))
-    for studies, numbers in batches:
-        for one, number in zip(studies, numbers, strict=True):
-            assert int(one["axial"][0, 0, 0, 0] * 16) == number
+def seen(cases: CutCases, spec: PluginSpec, *, epoch: int = 0, **recipe: object) -> list[torch.Tensor]:
+    """The axial slices of each case in an epoch."""
+    studies, _ = studies_of(cases, range(len(cases)), spec, TrainingSpec(**recipe), epoch=epoch)
+    return [study["axial"] for study in studies]
 
 
-def test_a_step_sees_some_slices_in_their_order_others_each_time() -> None:
-    drawn = [epoch(numbered(2), batch=2, slices=3, seed=seed)[0][0][0]["axial"][:, 0, 0, 0] for seed in range(8)]
+@pytest.fixture
+def axial() -> PluginSpec:
+    backbone = tiny_backbone()
+    return plugin_spec(backbone, views=(view(backbone),))
+
+
+def test_a_step_sees_some_slices_in_their_order_others_each_epoch(axial: PluginSpec) -> None:
+    drawn = [seen(numbered(1), axial, epoch=epoch, slices=3)[0][:, 0, 0, 0] for epoch in range(8)]
     for slices in drawn:
         assert len(slices) == 3
         assert (slices.diff() > 0).all()
     assert len({tuple(slices.tolist()) for slices in drawn}) > 1
 
 
-def test_a_study_of_few_slices_gives_them_all() -> None:
-    assert len(epoch(numbered(2, slices=2), batch=2, slices=3)[0][0][0]["axial"]) == 2
+def test_a_study_of_few_slices_gives_them_all(axial: PluginSpec) -> None:
+    assert len(seen(numbered(1, slices=2), axial, slices=3)[0]) == 2
 
 
-# Augmentation
+def test_nothing_changes_where_nothing_is_asked_for(axial: PluginSpec) -> None:
+    cases = numbered(3)
+    for number, slices in enumerate(seen(cases, axial)):
+        assert torch.equal(slices, torch.from_numpy(cases.stacks[number]["axial"].astype(np.float32)))
 
 
-def picture() -> torch.Tensor:
-    """Five different slices, and a sixth equal to the first."""
-    slices = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    return torch.cat([slices, slices[:1]])
+def test_what_happens_to_a_case_depends_on_seed_epoch_and_case_alone(axial: PluginSpec) -> None:
+    recipe = {"augmentation": AugmentationSpec.paper(), "slices": 2}
+    cases = numbered(6)
+    together = seen(cases, axial, **recipe)
+    alone, _ = studies_of(cases, [4], axial, TrainingSpec(**recipe), epoch=0)
+    assert torch.equal(alone[0]["axial"], together[4])
+    assert all(torch.equal(a, b) for a, b in zip(together, seen(cases, axial, **recipe), strict=True))
+    for other in (seen(cases, axial, epoch=1, **recipe), seen(cases, axial, seed=1, **recipe)):
+        assert not all(torch.equal(a, b) for a, b in zip(together, other, strict=True))
 
 
-def test_nothing_changes_where_nothing_is_asked_for() -> None:
-    changed = Augmentation(NOTHING, seed=0)(picture())
-    assert type(changed) is torch.Tensor
-    assert torch.equal(changed, picture())
+def test_a_mask_is_cut_and_changed_as_its_slices_are(axial: PluginSpec) -> None:
+    lesion = study()
+    mask = dataclasses.replace(lesion, array=(lesion.array > np.percentile(lesion.array, 90)).astype(np.uint8))
+    cases = [dataclasses.replace(case("a"), masks=lambda: {"image": mask}), case("b")]
+    cut = cut_cases(cases, axial, with_masks=True)
+    assert cut.mask_of(0)["axial"].shape == cut.stacks[0]["axial"].shape[:1] + cut.stacks[0]["axial"].shape[2:]
+    assert cut.mask_of(1) is None and cut.count_masks(np.array([0, 1])) == 1
+    recipe = TrainingSpec(slices=2, augmentation=AugmentationSpec(flip=1.0))
+    (first, _), (found, none) = studies_of(cut, [0, 1], axial, recipe, epoch=0)
+    assert none is None and found["axial"].shape == first["axial"].shape[:1] + first["axial"].shape[2:]
+    whole = torch.from_numpy(cut.mask_of(0)["axial"].astype(np.float32)).flip(1, 2)
+    assert all(any(torch.equal(one, other) for other in whole) for one in found["axial"])
+    assert cut_cases(cases, axial).masks == []
 
 
-def test_a_sure_flip_turns_both_axes() -> None:
-    assert torch.equal(Augmentation(AugmentationSpec(flip=1.0), seed=0)(picture()), picture().flip(2, 3))
+def test_cases_that_cannot_be_read_are_left_out_only_where_so_many_are_allowed(spec: PluginSpec) -> None:
+    flat = dataclasses.replace(study(), array=np.ones((4, 4, 4), np.float32))
+    cases = [case("first"), case("second", flat), case("third")]
+    cut = cut_cases(cases, spec, allow_unreadable=1)
+    assert cut.ids == ["first", "third"] and list(cut.excluded) == ["second"] and "everywhere" in cut.excluded["second"]
+    with pytest.raises(InputError, match="Case 'third'"):
+        cut_cases([*cases[:2], case("third", flat)], spec, allow_unreadable=1)
+    with pytest.raises(InputError, match="None of the cases"):
+        cut_cases([case("second", flat)], spec, allow_unreadable=1)
 
 
-def test_flips_come_about_as_often_as_asked() -> None:
-    augment, slices = Augmentation(AugmentationSpec(flip=0.5), seed=0), picture()
-    kinds = [() if torch.equal(c := augment(slices), slices) else tuple(
-        axes for axes in ((2,), (3,), (2, 3)) if torch.equal(c, slices.flip(*axes))) for _ in range(60)]  # fmt: skip
-    assert all(len(kind) == 1 for kind in kinds if kind)
-    counts = [kinds.count(kind) for kind in ((), ((2,),), ((3,),), ((2, 3),))]
-    assert sum(counts) == 60
-    assert min(counts) >= 6
+def test_slices_that_were_cut_once_come_from_the_cache(spec: PluginSpec, tmp_path: Path) -> None:
+    loaded: list[str] = []
 
+    def counted(name: str) -> Case:
+        one = case(name)
+        return dataclasses.replace(
+            one, load=lambda: (loaded.append(name), one.load())[1], content=lambda: {"image": "the same"}
+        )
 
-CHANGES = [{"rotate": 30.0}, {"zoom": 0.3}, {"shift": 0.3}]
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
-def test_all_slices_of_a_view_change_alike_and_stay_in_range(change: dict[str, float]) -> None:
-    changed = Augmentation(AugmentationSpec(affine=1.0, **change), seed=3)(picture())
-    assert not torch.allclose(changed, picture(), atol=1e-2)
-    assert torch.equal(changed[0], changed[5])
-    assert 0 <= changed.min() <= changed.max() <= 1
-
-
-def test_a_shift_moves_by_at_most_its_share_of_the_size() -> None:
-    slices = torch.zeros(1, 1, 32, 16)
-    slices[0, 0, 16, 8] = 1
-    augment = Augmentation(AugmentationSpec(affine=1.0, shift=0.25), seed=0)
-    moves = []
-    for _ in range(40):
-        changed = augment(slices)[0, 0]
-        weights = changed / changed.sum()
-        moves.append([float((weights.sum(dim=1 - axis) * torch.arange(n)).sum() - n // 2)
-                      for axis, n in ((0, 32), (1, 16))])  # fmt: skip
-    reach = np.abs(moves).max(axis=0)
-    assert 5 < reach[0] <= 8.5
-    assert 2.5 < reach[1] <= 4.5
-
-
-def test_augmentation_depends_on_the_seed_alone() -> None:
-    spec = AugmentationSpec(flip=0.5, affine=1.0, rotate=20.0, shift=0.1)
-    first, second, other = (Augmentation(spec, seed=seed) for seed in (1, 1, 2))
-    drawn = [[augment(picture()) for _ in range(3)] for augment in (first, second, other)]
-    assert all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[1], strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(drawn[0], drawn[2], strict=True))
-    assert not torch.equal(drawn[0][0], drawn[0][1])
+    cache = SliceCache(tmp_path / "cache", max_bytes=1 << 24)
+    first, second = (cut_cases([counted(name)], spec, cache=cache) for name in "ab")
+    assert loaded == ["a"]
+    for name, array in first.stacks[0].items():
+        assert np.array_equal(array, second.stacks[0][name])

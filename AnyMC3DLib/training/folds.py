@@ -1,0 +1,122 @@
+"""Cross-validation: a member for each fold, what each says of the cases that it has not seen, and the ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backbone import Backbone
+from ..errors import InputError
+from ..files import check_writable
+from ..plugin import save_plugin
+from ..progress import Progress, ProgressCallback
+from .calibration import calibrated, fit_calibration
+from .cases import Case, of_split
+from .metrics import auc, bootstrap
+from .processes import Processes
+from .run import Keeping, Predicted, TrainingResult, train_plugin
+from .splits import folds
+from .task import TaskSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldsResult:
+    """The ensemble's spec as it was written, each fold's own result, and the out-of-fold predictions of all cases."""
+
+    ensemble: TrainingResult
+    members: tuple[TrainingResult, ...]
+    unseen: Predicted
+
+
+def train_folds(
+    task: TaskSpec,
+    cases: Sequence[Case],
+    backbone: Backbone,
+    out: str | Path,
+    *,
+    count: int,
+    splits: Sequence[str] = ("train", "val"),
+    keeping: Keeping | None = None,
+    progress: ProgressCallback | None = None,
+    **options: Any,
+) -> FoldsResult:
+    """Train `count` members, each on all folds but one, and write them as one plugin to `out`.
+
+    Folds are by patient, stratified and seeded. Temperature and thresholds come from the out-of-fold predictions, where
+    the task asks for them. Other options are those of `train_plugin`. Raises InputError as that does.
+    """
+    if task.training.method == "full":
+        raise InputError("Members of an ensemble share one backbone: train it whole without folds.")
+    check_writable(out)
+    # A table without splits is all there is.
+    pool = of_split(cases, splits) if any(case.split for case in cases) else list(cases)
+    targets = [case.target for case in pool]
+    patients = [case.patient or case.id for case in pool]
+    numbers = folds([case.id for case in pool], patients, targets, k=count, seed=task.training.seed)
+    members = []
+    for fold in range(count):
+        own = _parted(pool, numbers, fold)
+        members.append(
+            train_plugin(
+                dataclasses.replace(task, training=dataclasses.replace(task.training, calibrate=False)),
+                own,
+                backbone,
+                None,
+                keeping=_of_fold(keeping, fold),
+                progress=_told(progress, fold, count),
+                **options,
+            )
+        )
+    unseen = _joined([member.validation for member in members])
+    spec = dataclasses.replace(members[0].spec, members=count)
+    if task.training.calibrate:
+        found = fit_calibration(unseen.probabilities, unseen.targets, spec)
+        calm = calibrated(unseen.probabilities, found.temperature, spec)
+        spec, unseen = found.applied_to(spec), dataclasses.replace(unseen, probabilities=calm)
+    spec = dataclasses.replace(spec, provenance=_provenance(members, unseen))
+    if (options.get("processes") or Processes()).leads:
+        save_plugin(out, spec, [member.state for member in members])
+    parameters = sum(member.parameters for member in members)
+    ensemble = TrainingResult(spec, members[0].history, parameters, validation=unseen)
+    return FoldsResult(ensemble, tuple(members), unseen)
+
+
+def _parted(pool: Sequence[Case], numbers: Sequence[int], fold: int) -> list[Case]:
+    parts = ["val" if number == fold else "train" for number in numbers]
+    return [dataclasses.replace(case, split=part) for case, part in zip(pool, parts, strict=True)]
+
+
+def _of_fold(keeping: Keeping | None, fold: int) -> Keeping | None:
+    return None if keeping is None else dataclasses.replace(keeping, folder=keeping.folder / f"fold-{fold + 1}")
+
+
+def _told(progress: ProgressCallback | None, fold: int, count: int) -> ProgressCallback | None:
+    if progress is None:
+        return None
+    return lambda step: progress(Progress(f"Fold {fold + 1} of {count}: {step.step}", step.done, step.total))
+
+
+def _joined(parts: Sequence[Predicted]) -> Predicted:
+    return Predicted(
+        [name for part in parts for name in part.ids],
+        [name for part in parts for name in part.patients],
+        np.concatenate([part.targets for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+    )
+
+
+def _provenance(members: Sequence[TrainingResult], unseen: Predicted) -> Mapping[str, Any]:
+    """The first member's, with the figures of all: out of fold, and the spread over folds."""
+    first = members[0].spec.provenance
+    each = [auc(member.validation.targets, member.validation.probabilities) for member in members]
+    figures = {
+        "auc": bootstrap(auc, unseen.targets, unseen.probabilities, patients=unseen.patients).to_dict(),
+        "auc_by_fold": [None if value != value else value for value in each],
+        "auc_mean": float(np.nanmean(each)),
+        "auc_spread": float(np.nanstd(each)),
+    }
+    return {**first, "validation": figures, "folds": len(members)}
