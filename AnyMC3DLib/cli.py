@@ -227,6 +227,8 @@ def _check_train(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error("give --out, --run or both")
     if options.resume and not options.run:
         parser.error("--resume needs --run")
+    if options.frozen and options.method not in (None, "frozen"):
+        parser.error(f"--frozen does not go with --method {options.method}")
     if options.folds and options.test_splits:
         parser.error("--test-splits does not go with --folds: measure the ensemble with anymc3d evaluate")
 

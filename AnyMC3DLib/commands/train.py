@@ -44,6 +44,8 @@ def train(options: argparse.Namespace) -> None:
     started, control, processes = time.monotonic(), Control(), Processes()
     with ProgressDisplay() as progress, _asked_to_end(control, keeps=run is not None):
         device = processes.device if options.device == "auto" else options.device
+        if processes.count > 1 and options.device != "auto":
+            raise InputError("With several processes each has a device of its own: leave --device away.")
         backbone = backbone_for(task.plugin.backbone.id, weights=options.weights, device=device)
         common = {
             "mode": options.step,
@@ -106,6 +108,8 @@ def _place_of(task: TaskSpec, options: argparse.Namespace, run: Path | None) -> 
     if task.training.method == "full":
         if run is None:
             raise InputError("A whole backbone that is trained stays in the folder of its run: name it with --run.")
+        if options.out:
+            raise InputError("A whole backbone that was trained is no plugin: leave --out away.")
         return None
     return Path(options.out) if options.out else run / PLUGIN
 
@@ -116,7 +120,8 @@ def _asked_to_end(control: Control, *, keeps: bool) -> Iterator[None]:
     before = {}
 
     def asked(*_: object) -> None:
-        (control.suspend if keeps else control.cancel)()
+        # Who asks twice does not want to wait for the step's end.
+        (control.suspend if keeps and not control.suspended else control.cancel)()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         # Only a main thread may; elsewhere whoever runs the thread asks through the control.

@@ -62,6 +62,8 @@ def of_split(cases: Sequence[Case], splits: Sequence[str]) -> list[Case]:
     have = {case.split for case in cases}
     if have == {""}:
         raise InputError("The table splits no case: give it a column 'split', or cross-validate with --folds.")
+    if "" in have:
+        raise InputError("Some cases of the table have no split: give each one, or none for folds.")
     absent = [split for split in splits if split not in have]
     if absent or not splits:
         named = absent[0] if absent else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..backbone import Backbone
-from ..errors import InputError
+from ..control import Control
+from ..errors import InputError, Suspended
 from ..files import check_writable
 from ..plugin import save_plugin
 from ..progress import Progress, ProgressCallback
@@ -21,6 +23,8 @@ from .processes import Processes
 from .run import Keeping, Predicted, TrainingResult, train_plugin
 from .splits import folds
 from .task import TaskSpec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,10 @@ def train_folds(
     patients = [case.patient or case.id for case in pool]
     numbers = folds([case.id for case in pool], patients, targets, k=count, seed=task.training.seed)
     members = []
+    control = options.get("control") or Control()
     for fold in range(count):
+        if control.stopping:
+            raise Suspended(f"The training was stopped before fold {fold + 1} of {count}, but an ensemble needs all.")
         own = _parted(pool, numbers, fold)
         members.append(
             train_plugin(
@@ -75,13 +82,16 @@ def train_folds(
     spec = dataclasses.replace(members[0].spec, members=count)
     if task.training.calibrate:
         found = fit_calibration(unseen.probabilities, unseen.targets, spec)
+        for warning in found.warnings:
+            logger.warning("%s", warning)
         calm = calibrated(unseen.probabilities, found.temperature, spec)
         spec, unseen = found.applied_to(spec), dataclasses.replace(unseen, probabilities=calm)
     spec = dataclasses.replace(spec, provenance=_provenance(members, unseen))
     if (options.get("processes") or Processes()).leads:
         save_plugin(out, spec, [member.state for member in members])
     parameters = sum(member.parameters for member in members)
-    ensemble = TrainingResult(spec, members[0].history, parameters, validation=unseen)
+    excluded = {case: reason for member in members for case, reason in member.excluded.items()}
+    ensemble = TrainingResult(spec, members[0].history, parameters, validation=unseen, excluded=excluded)
     return FoldsResult(ensemble, tuple(members), unseen)
 
 
@@ -113,10 +123,11 @@ def _provenance(members: Sequence[TrainingResult], unseen: Predicted) -> Mapping
     """The first member's, with the figures of all: out of fold, and the spread over folds."""
     first = members[0].spec.provenance
     each = [auc(member.validation.targets, member.validation.probabilities) for member in members]
+    known = [value for value in each if value == value]
     figures = {
         "auc": bootstrap(auc, unseen.targets, unseen.probabilities, patients=unseen.patients).to_dict(),
         "auc_by_fold": [None if value != value else value for value in each],
-        "auc_mean": float(np.nanmean(each)),
-        "auc_spread": float(np.nanstd(each)),
+        "auc_mean": float(np.mean(known)) if known else None,
+        "auc_spread": float(np.std(known)) if known else None,
     }
     return {**first, "validation": figures, "folds": len(members)}

@@ -38,10 +38,15 @@ class Processes:
         return items[self.rank :: self.count]
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every gradient the sum over all processes; one that a process lacks counts as 0."""
+        """Make every gradient the sum over all processes; one that no process has stays away, as with one alone."""
         if self.count == 1:
             return
         wanted = [p for p in parameters if p.requires_grad]
+        having = torch.tensor([float(p.grad is not None) for p in wanted], device=_device_of_messages())
+        torch.distributed.all_reduce(having)
+        wanted = [p for p, count in zip(wanted, having.tolist(), strict=True) if count]
+        if not wanted:
+            return
         for parameter in wanted:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

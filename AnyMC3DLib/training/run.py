@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -21,7 +20,7 @@ import torch
 from .. import __version__
 from ..backbone import Backbone
 from ..control import Control
-from ..errors import InputError
+from ..errors import InputError, Suspended
 from ..files import check_writable
 from ..model import PluginNetwork
 from ..plugin import load_networks, read_spec, save_plugin
@@ -130,13 +129,13 @@ def train_plugin(
     spec = prepare_spec(task, backbone)
     _check_arguments(task, out, train_splits, validation_splits, test_splits)
     store = keeping.store() if keeping is not None else None
-    cut = functools.partial(
-        cut_cases, progress=progress, cache=cache, allow_unreadable=allow_unreadable,
+    train, validation, test = _cut(
+        [of_split(cases, splits) if splits else [] for splits in (train_splits, validation_splits, test_splits)],
+        spec, progress=_ending(control, progress), cache=cache, allowed=allow_unreadable,
         with_masks=bool(task.training.pixels.weight),
     )  # fmt: skip
-    train = cut(of_split(cases, train_splits), spec)
     _check_classes(train, spec)
-    validation = cut(of_split(cases, validation_splits), spec) if validation_splits else None
+    _check_patients(train, validation, test)
     torch.manual_seed(task.training.seed)
     with _networks_own(backbone, whole=task.training.method == "full"):
         network = PluginNetwork(spec, backbone).to(backbone.device)
@@ -146,26 +145,69 @@ def train_plugin(
                 store=store, fingerprint=_fingerprint(spec, task, train, validation),
             )  # fmt: skip
             trainer.fit(train, validation)
-            stopped = {"stopped_early": True} if control.stopping else {}
             result = _result_of(trainer, task, spec, train, validation)
             network.spec = result.spec
-            if test_splits:
-                test = cut(of_split(cases, test_splits), spec, dtype=np.float32)
-                result = dataclasses.replace(result, test=_predicted(trainer, test, step="Testing"))
+            if test is not None:
+                tested = _predicted(trainer, test, step="Testing")
+                result = dataclasses.replace(result, test=tested, excluded={**result.excluded, **test.excluded})
         finally:
             network.close()
     control.check()
-    result = dataclasses.replace(
-        result, spec=dataclasses.replace(result.spec, provenance={**result.spec.provenance, **stopped})
-    )
     if out is not None and processes.leads:
         save_plugin(out, result.spec, [result.state])
     return result
 
 
+def _cut(
+    parts: Sequence[Sequence[Case]],
+    spec: PluginSpec,
+    *,
+    progress: ProgressCallback,
+    cache: SliceCache | None,
+    allowed: int,
+    with_masks: bool,
+) -> tuple[CutCases, CutCases | None, CutCases | None]:
+    """The slices of the cases to train, validate and test on, before any of them is used; all share one allowance."""
+    found: list[CutCases | None] = []
+    for number, cases in enumerate(parts):
+        if not cases:
+            found.append(None)
+            continue
+        left = allowed - sum(len(one.excluded) for one in found if one is not None)
+        found.append(
+            cut_cases(
+                cases, spec, dtype=np.float32 if number == 2 else np.float16, progress=progress, cache=cache,
+                with_masks=with_masks and number == 0, allow_unreadable=left,
+            )
+        )  # fmt: skip
+    return found[0], found[1], found[2]
+
+
+def _ending(control: Control, progress: ProgressCallback) -> ProgressCallback:
+    """As `progress`, and an end where nothing is lost by it."""
+
+    def report(step: Progress) -> None:
+        progress(step)
+        if control.suspended:
+            raise Suspended("The training was asked to end before it had begun: start it again.")
+
+    return report
+
+
+def _check_patients(*parts: CutCases | None) -> None:
+    """Raise InputError if a patient is in two of them: figures of patients that were learnt from mean nothing."""
+    seen: dict[str, int] = {}
+    for number, part in enumerate(parts):
+        for patient in part.patients if part is not None else ():
+            if seen.setdefault(patient, number) != number:
+                raise InputError(f"The patient '{patient}' is in two splits: put all cases of one into one split.")
+
+
 def _check_arguments(
     task: TaskSpec, out: str | Path | None, train: Sequence[str], validation: Sequence[str], test: Sequence[str]
 ) -> None:
+    if not validation and (task.training.calibrate or task.training.patience):
+        raise InputError("Without validation cases nothing can be calibrated, nor ended early: leave both out.")
     if out is not None:
         check_writable(out)
         if task.training.method == "full":
@@ -184,12 +226,14 @@ def _networks_own(backbone: Backbone, *, whole: bool) -> Iterator[None]:
     if not whole:
         yield
         return
-    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    before = {name: tensor.detach().cpu().clone() for name, tensor in backbone.model.state_dict().items()}
     backbone.model.requires_grad_(True)
     try:
         yield
     finally:
+        backbone.set_precision(torch.float32)
         backbone.model.requires_grad_(False)
+        backbone.model.zero_grad(set_to_none=True)
         backbone.model.load_state_dict(before)
 
 
@@ -197,7 +241,9 @@ def _fingerprint(spec: PluginSpec, task: TaskSpec, train: CutCases, validation: 
     """What a run is about: its task, its backbone, and which cases with which answers it learns from."""
     parts = [spec.to_dict(), task.training.to_dict()]
     for cases in (train, validation):
-        parts.append(None if cases is None else [cases.ids, cases.targets.tolist()])
+        weights = None if cases is None or cases.weights is None else cases.weights.tolist()
+        masked = [] if cases is None else [n for n in range(len(cases)) if cases.mask_of(n) is not None]
+        parts.append(None if cases is None else [cases.ids, cases.targets.tolist(), weights, masked])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -214,9 +260,12 @@ def _result_of(
     parameters = sum(p.numel() for p in network.parameters())
     counts = {"train": _counts(train, spec), "validation": _counts(validation, spec) if validation else {}}
     provenance = _provenance(task, counts, figures, parameters, trainer.history)
-    state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    if trainer.stopped:
+        provenance["stopped_early"] = True
+    tensors = network.state_dict() if task.training.method != "full" else trainer.weights()
+    plain = torch.contiguous_format
+    state = {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()}
     if task.training.method == "full":
-        state = {name: tensor.detach().cpu().clone() for name, tensor in trainer.weights().items()}
         parameters += sum(p.numel() for p in network.backbone.model.parameters())
     excluded = {**train.excluded, **(validation.excluded if validation else {})}
     return TrainingResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
-from ..files import write_bytes
-from .outcome import Predictions, environment_of, write_outcome
+from ..files import write_bytes, write_text
+from ..wording import without_paths
+from .outcome import CONFIG, ENVIRONMENT, Predictions, environment_of, write_outcome
 from .processes import Processes
 from .run import Predicted, TrainingResult
 from .scores import evaluate
@@ -39,7 +41,12 @@ def write_run(
         write_bytes(folder / MODEL, save(dict(result.state)))
     parts = {seen: result.validation, "test": result.test}
     there = {name: part for name, part in parts.items() if part is not None}
+    config = {"task": task.to_dict(), "plugin": result.spec.to_dict(), **config}
+    count = (processes or Processes()).count
+    environment = environment_of(device=device, seed=task.training.seed, processes=count)
     if not there:
+        for name, content in ((CONFIG, config), (ENVIRONMENT, environment)):
+            write_text(folder / name, json.dumps(without_paths(content), indent=2))
         return None
     results = {
         name: evaluate(result.spec, part.targets, part.probabilities, patients=part.patients, seed=task.training.seed)
@@ -50,8 +57,8 @@ def write_run(
         spec=result.spec,
         predictions=_joined(there),
         results=results,
-        config={"task": task.to_dict(), **config},
-        environment=environment_of(device=device, seed=task.training.seed, processes=(processes or Processes()).count),
+        config=config,
+        environment=environment,
         history=result.history,
         score_name=f"validation {MONITORS[task.training.monitor]}",
         remarks=_remarks(result),

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..memory import free_memory, is_out_of_memory, release_memory
 from ..model import PluginNetwork, padded
@@ -97,14 +97,15 @@ class GradientStep:
         if mode == "memory":
             return self._in_chunks(batch)
         groups = self._groups(studies, min(SPEED_BYTES, usable))
-        fresh = all(p.grad is None for p in self.network.parameters())
+        fresh = all(p.grad is None for p in self._parameters())
         try:
             return self._at_once(groups, batch)
         except Exception as error:
             if self.mode != "auto" or not fresh or not is_out_of_memory(error):
                 raise
         # Past the handler, where nothing holds the frames of the failed step any more.
-        self.network.zero_grad(set_to_none=True)
+        for parameter in self._parameters():
+            parameter.grad = None
         release_memory(device)
         logger.warning("A training step did not fit in memory; from now on slices are computed twice.")
         self.mode = "memory"
@@ -194,6 +195,11 @@ class GradientStep:
                 for view in spec.views:
                     self._again(view, study[view.name], leaves[view.name].grad)
         return float(loss.detach())
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        """All that can have gradients; the backbone is no part of the network's module."""
+        yield from self.network.parameters()
+        yield from self.network.backbone.model.parameters()
 
     @property
     def _trains_slices(self) -> bool:

@@ -57,6 +57,8 @@ class TrainingSpec(Record):
             raise InputError(f"A training step needs at least one slice of a view, not {self.slices}.")
         if self.patience is not None and (self.patience < 1 or self.keep != "best"):
             raise InputError("The patience is a number of epochs from 1 on, and needs keep to be 'best'.")
+        if self.method == "full" and self.precision != "float32":
+            raise InputError("A whole backbone is trained in float32: its steps are smaller than 16 bits can hold.")
         if not 0 < self.clip <= 1e6:
             raise InputError(f"Gradients are clipped to a norm above 0, but clip is {self.clip:g}.")
         for name in ("adapter_rate", "head_rate", "backbone_rate", "adapter_decay", "head_decay", "backbone_decay"):
@@ -76,6 +78,10 @@ class TaskSpec(Record):
     def __post_init__(self) -> None:
         if self.plugin.lora.rank == 0 and self.training.method != "full" and self.training.warm_up_epochs == 0:
             raise InputError("Without adapters only the warm-up trains: give warm_up_epochs of at least 1.")
+        if self.plugin.lora.rank and self.training.method != "lora":
+            raise InputError(
+                f"The method '{self.training.method}' has no adapters: set lora's rank to 0, or the method to 'lora'."
+            )
         if self.plugin.lora.rank == 0 and self.training.method != "full" and self.training.pixels.weight:
             raise InputError("Without adapters masks teach the plugin nothing: set the weight of pixels to 0.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import math
@@ -31,6 +30,8 @@ from .step import GradientStep, StepMode
 from .task import TaskSpec, TrainingSpec
 
 logger = logging.getLogger(__name__)
+
+SUSPENDED = "The training has saved where it stands: go on with --resume."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +106,10 @@ class Trainer:
             network, mode=mode, check=self._control.check, objective=recipe.objective,
             pixels=recipe.pixels, decoder=self.decoder,
         )  # fmt: skip
-        self._embedder = Embedder(network, check=self._control.check, report=self._report, processes=self._processes)
+        self._embedder = Embedder(network, check=self._between, report=self._report, processes=self._processes)
         self._kept = _Best(self, enabled=False)
+        # Whether the training was asked to end early, by whichever process.
+        self.stopped = False
 
     def fit(self, train: CutCases, validation: CutCases | None) -> None:
         """Train on `train`; with `validation` and keep='best' the best weights by the monitored figure stay."""
@@ -115,13 +118,16 @@ class Trainer:
         self._kept = _Best(self, enabled=self.recipe.keep == "best" and validation is not None)
         state = self._store.newest() if self._store is not None else None
         position = Position() if state is None else self._position_of(state)
-        if position.phase == WarmUp.name and self._wants_warm_up() and not self._control.stopping:
-            self._run(WarmUp(setting), setting, position, state)
-            position, state = Position(Tuning.name), None
-        if self._wants_tuning() and not self._control.stopping:
+        memory = {} if state is None else state.part("optimiser")
+        del state
+        if position.phase == WarmUp.name and self._wants_warm_up() and not self._stopping():
+            self._run(WarmUp(setting), setting, position, memory)
+            position, memory = Position(Tuning.name), {}
+        if self._wants_tuning() and not self._stopping():
             position.phase = Tuning.name
-            self._run(Tuning(setting, self._gradients, self.decoder), setting, position, state)
-        if self._control.stopping and not self.history:
+            self._run(Tuning(setting, self._gradients, self.decoder), setting, position, memory)
+        self.stopped = self._stopping()
+        if self.stopped and not self.history:
             raise Cancelled("The training was stopped before its first epoch ended: there is nothing to keep.")
         self._kept.restore()
         self.network.eval()
@@ -158,26 +164,29 @@ class Trainer:
         return bool(self.recipe.warm_up_epochs) or self.network.spec.head.standardise
 
     def _wants_tuning(self) -> bool:
-        return bool(self.recipe.epochs) and (bool(self.network.adapters) or self.recipe.method == "full")
+        adapts = self.recipe.method == "lora" and bool(self.network.adapters)
+        return bool(self.recipe.epochs) and (adapts or self.recipe.method == "full")
 
-    def _run(self, phase: Phase, setting: Setting, position: Position, state: Checkpoint | None) -> None:
-        if state is not None:
-            # Before the features are embedded: a warm-up has them from the weights that it begins with.
-            restore_optimiser(phase.optimiser, state.part("optimiser"))
+    def _run(self, phase: Phase, setting: Setting, position: Position, memory: dict[str, Tensor]) -> None:
+        if memory:
+            restore_optimiser(phase.optimiser, memory)
         phase.begin()
-        if state is not None:
-            self.load_weights(state.part("weights"))
         rates = [group["lr"] for group in phase.optimiser.param_groups]
         for epoch in range(position.epoch, phase.epochs):
-            if position.batch == 0 and self._stopping():
+            if position.batch == 0 and (self._stopping() or self._waited_enough(phase, position)):
                 return
             position.epoch = epoch
             self._epoch(phase, setting, position, rates)
+            is_whole = position.batch == phase.batches
+            if phase.name == Tuning.name and is_whole:
+                # Before the validation, in which the work may be asked to end.
+                self._save(phase, position)
             last = epoch == phase.epochs - 1 or self._stopping() or self._waited_enough(phase, position)
             self._end_epoch(phase, position, phase.held(last=last), setting.validation)
             position.batch, position.losses = 0, []
             position.epoch += 1
-            if phase.name == Tuning.name or self._due():
+            # What was stopped within an epoch has its state of then, from which the epoch can be ended another time.
+            if is_whole and (phase.name == Tuning.name or self._due()):
                 self._save(phase, position)
             if last or self._waited_enough(phase, position):
                 return
@@ -208,7 +217,9 @@ class Trainer:
         if suspended or self._stopping() or self._due():
             self._save(phase, position)
         if suspended:
-            raise Suspended("The training has saved where it stands: go on with --resume.")
+            # A launcher ends all processes when one ends, and the first may still be writing.
+            self._processes.wait()
+            raise Suspended(SUSPENDED)
 
     def _stopping(self) -> bool:
         return self._processes.agree(self._control.stopping)
@@ -265,10 +276,19 @@ class Trainer:
                 "The run in this folder was begun with another task, other cases or another backbone: give another "
                 "folder, or the settings that it was begun with."
             )
+        self.load_weights(state.part("weights"))
         self.history = [EpochResult(**{**one, "score": _or_nan(one["score"])}) for one in facts["history"]]
         self._kept.restore_from(state.part("best"), facts["best"])
-        self._gradients.mode = facts["step_mode"]
+        if self._gradients.mode == "auto":
+            # What did not fit then does not fit now.
+            self._gradients.mode = facts["step_mode"]
         return Position(**facts["position"])
+
+    def _between(self) -> None:
+        """While cases are embedded nothing is lost by an end; several processes end at their next step, together."""
+        self._control.check()
+        if self._control.suspended and self._processes.count == 1:
+            raise Suspended(SUSPENDED)
 
     def _report(self, step: str, done: int, total: int) -> None:
         self._control.check()
@@ -289,7 +309,9 @@ class _Best:
             return True
         if score >= self.score:
             better = score > self.score
-            self.score, self.tensors = score, copy.deepcopy(self._trainer.weights())
+            weights = self._trainer.weights().items()
+            # On the CPU: a whole backbone more may not fit beside the first.
+            self.score, self.tensors = score, {name: tensor.detach().cpu().clone() for name, tensor in weights}
             return better
         return False
 
@@ -300,7 +322,7 @@ class _Best:
 
     def restore(self) -> None:
         if self._enabled and not self.tensors:
-            logger.warning("The validation cases are all of one class, so the last weights are kept.")
+            logger.warning("No epoch could be judged by the validation cases, so the last weights are kept.")
         if self.tensors:
             self._trainer.load_weights(self.tensors)
 

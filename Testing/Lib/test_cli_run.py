@@ -139,7 +139,13 @@ def test_folds_give_one_plugin_of_several_members_and_figures_of_cases_that_no_m
 
 
 @pytest.mark.parametrize(
-    "words", [["--resume"], ["--folds", "1"], ["--run", "r", "--folds", "2", "--test-splits", "test"]]
+    "words",
+    [
+        ["--resume"],
+        ["--folds", "1"],
+        ["--frozen", "--method", "full"],
+        ["--run", "r", "--folds", "2", "--test-splits", "test"],
+    ],
 )
 def test_options_that_do_not_go_together_are_a_wrong_use(words: list[str]) -> None:
     assert anymc3d("train", "--task", "t", "--data", "d", "--out", "o", *words) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from test_trainer import FAST, backbone, copy_of, cut, fitted, lent, network_on 
 from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.control import Control
 from AnyMC3DLib.errors import InputError, Suspended
+from AnyMC3DLib.progress import Progress
 from AnyMC3DLib.spec import ClassSpec, HeadSpec, LoRASpec
 from AnyMC3DLib.training import trainer as trainer_room
+from AnyMC3DLib.training.checkpoint import CheckpointStore
 from AnyMC3DLib.training.monitor import score_of
 from AnyMC3DLib.training.objective_spec import ObjectiveSpec, PixelSpec
 from AnyMC3DLib.training.phases import Setting
@@ -129,3 +132,104 @@ def test_a_perfect_answer_has_the_score_1_and_one_class_alone_has_none(backbone:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
     assert score_of(monitor, spec, np.array([0, 0, 1]), probabilities) == 1
     assert math.isnan(score_of(monitor, spec, np.array([0, 0, 0]), probabilities))
+
+
+def test_a_score_leaves_out_classes_that_the_validation_lacks(backbone: Backbone) -> None:  # noqa: F811
+    classes = tuple(ClassSpec(name=name) for name in "abc")
+    spec = network_on(backbone, task_type="multiclass", classes=classes).spec
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1]])
+    assert score_of("auc", spec, np.array([0, 1, 0]), probabilities) == 1
+
+
+@pytest.mark.parametrize("method", ["frozen", "full"])
+def test_a_method_without_adapters_wants_none(backbone: Backbone, method: str) -> None:  # noqa: F811
+    with pytest.raises(InputError, match=f"The method '{method}' has no adapters"):
+        TaskSpec(plugin=network_on(backbone).spec, training=TrainingSpec(method=method))
+    if method == "full":
+        with pytest.raises(InputError, match="trained in float32"):
+            TrainingSpec(method=method, precision="bfloat16")
+
+
+def interrupted(backbone: Backbone, folder: Path, *, stops: int, **recipe: object) -> tuple[Trainer, bool]:  # noqa: F811
+    """A training with a state in `folder` that is suspended after so many reports, or ends before."""
+    control, told = Control(), []
+
+    def progress(step: Progress) -> None:
+        told.append(step)
+        if len(told) == stops:
+            control.suspend()
+
+    store = CheckpointStore(folder, every_s=0.0)
+    fields = {"lora": LoRASpec(rank=0)} if recipe.get("method") == "full" else {}
+    trainer = Trainer(
+        network_on(backbone, **fields),
+        TrainingSpec(**{**FAST, **recipe}),
+        control=control,
+        progress=progress,
+        store=store,
+    )
+    try:
+        trainer.fit(with_masks(cut(), range(3)), cut(6, seed=1))
+    except Suspended:
+        return trainer, False
+    return trainer, True
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"patience": 1, "epochs": 6},
+        {"pixels": PixelSpec(weight=1.0, channels=8), "epochs": 3},
+        {"sampling": "balanced", "slices": 2, "epochs": 3},
+        {"method": "full", "backbone_rate": 1e-3, "epochs": 3},
+    ],
+    ids=["early end", "masks", "balance", "whole backbone"],
+)
+def test_what_was_suspended_goes_on_to_the_same_weights(
+    backbone: Backbone,  # noqa: F811
+    tmp_path: Path,
+    recipe: dict[str, object],
+) -> None:
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    found = []
+    backbone.model.requires_grad_(recipe.get("method") == "full")
+    try:
+        for folder, stops in ((tmp_path / "whole", 0), (tmp_path / "parts", 5)):
+            for _ in range(40):
+                backbone.model.load_state_dict(before)
+                trainer, ended = interrupted(backbone, folder, stops=stops, **recipe)
+                weights = {name: tensor.clone() for name, tensor in trainer.weights().items()}
+                trainer.network.close()
+                stops += 3 if stops else 0
+                if ended:
+                    break
+            assert ended
+            found.append((weights, trainer.history))
+            # Once more: a run that has ended stays as it is.
+            backbone.model.load_state_dict(before)
+            again, _ = interrupted(backbone, folder, stops=0, **recipe)
+            assert len(again.history) == len(trainer.history)
+            assert all(torch.equal(weights[name], tensor) for name, tensor in again.weights().items())
+            again.network.close()
+    finally:
+        backbone.model.requires_grad_(False)
+        backbone.model.load_state_dict(before)
+    (whole, history), (parts, other) = found
+    assert [(one.phase, one.epoch) for one in history] == [(one.phase, one.epoch) for one in other]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_stop_that_comes_before_a_run_goes_on_keeps_what_it_had(backbone: Backbone, tmp_path: Path) -> None:  # noqa: F811
+    whole, _ = interrupted(backbone, tmp_path, stops=0, keep="last")
+    expected = copy_of(whole.network)
+    whole.network.close()
+    control = Control()
+    control.stop()
+    trainer = Trainer(
+        network_on(backbone, seed=5), TrainingSpec(**{**FAST, "keep": "last"}), control=control,
+        store=CheckpointStore(tmp_path, every_s=0.0),
+    )  # fmt: skip
+    trainer.fit(with_masks(cut(), range(3)), cut(6, seed=1))
+    assert trainer.stopped and all(
+        torch.equal(expected[name], tensor) for name, tensor in copy_of(trainer.network).items()
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import plugin_spec, tiny_backbone, view, write_plugin
+from safetensors.torch import load_file
 from shell import blob_images
 
 from AnyMC3DLib.backbone import Backbone
@@ -18,10 +19,11 @@ from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.errors import InputError, PluginError
 from AnyMC3DLib.plugin import load_members, read_spec
 from AnyMC3DLib.prediction import Study
-from AnyMC3DLib.spec import IntensitySpec, PluginSpec
+from AnyMC3DLib.spec import IntensitySpec, LoRASpec, PluginSpec
 from AnyMC3DLib.training import metrics
 from AnyMC3DLib.training.cases import Case, volume_of_medmnist
-from AnyMC3DLib.training.run import evaluate_plugin, train_plugin
+from AnyMC3DLib.training.run import TrainingResult, evaluate_plugin, train_plugin
+from AnyMC3DLib.training.run_folder import write_run
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
 
 RECIPE = TrainingSpec(epochs=1, warm_up_epochs=3, batch=4)
@@ -170,3 +172,76 @@ def test_a_plugin_of_other_weights_is_not_evaluated(backbone: Backbone, tmp_path
     place = write_plugin(tmp_path / "plugin", backbone, **small(backbone))
     with pytest.raises(PluginError, match="was trained on"):
         evaluate_plugin(place, lambda spec: cases("test"), tiny_backbone("test_vit", seed=1, depth=1))
+
+
+# What must not pass unseen
+
+
+def unreadable(case: Case) -> Case:
+    def load() -> Study:
+        raise InputError("The file is damaged.")
+
+    return dataclasses.replace(case, load=load)
+
+
+def test_a_patient_in_two_splits_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    data = [dataclasses.replace(case, patient=f"p{n % 9}") for n, case in enumerate(cases("train") + cases("val"))]
+    with pytest.raises(InputError, match="The patient 'p0' is in two splits"):
+        train_plugin(task(backbone), data, backbone, tmp_path / "p")
+
+
+def test_cases_that_cannot_be_read_are_counted_over_all_splits_before_anything_is_trained(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    train, val, test = cases("train"), cases("val"), cases("test")
+    data = [unreadable(train[0]), *train[1:], *val, *test[:3], unreadable(test[3]), *test[4:]]
+    told: list[str] = []
+
+    def trained(allowed: int) -> TrainingResult:
+        return train_plugin(
+            task(backbone), data, backbone, tmp_path / "p", test_splits=("test",), allow_unreadable=allowed,
+            progress=lambda step: told.append(step.step),
+        )  # fmt: skip
+
+    with pytest.raises(InputError, match=r"Case 'test-3': The file is damaged\."):
+        trained(1)
+    assert set(told) == {"Cutting slices"} and not (tmp_path / "p").exists()
+    result = trained(2)
+    assert set(result.excluded) == {"train-0", "test-3"} and "test-3" not in result.test.ids
+
+
+def test_what_was_predicted_of_the_test_cases_is_what_the_plugin_says_of_them(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(RECIPE, calibrate=True, epochs=3, adapter_rate=1e-2, head_rate=1e-2)
+    asked = dataclasses.replace(task(backbone), training=recipe)
+    data = cases("train", 16) + cases("val", 12) + cases("test", 10)
+    result = train_plugin(asked, data, backbone, tmp_path / "p", test_splits=("test",))
+    found = evaluate_plugin(tmp_path / "p", lambda _: data, backbone)
+    assert found.ids == result.test.ids
+    assert np.allclose(found.probabilities, result.test.probabilities, atol=1e-6)
+    validated = evaluate_plugin(tmp_path / "p", lambda _: data, backbone, splits=("val",))
+    assert np.allclose(validated.probabilities, result.validation.probabilities, atol=2e-3)
+
+
+def test_without_validation_cases_nothing_is_calibrated(backbone: Backbone, tmp_path: Path) -> None:
+    asked = dataclasses.replace(task(backbone), training=dataclasses.replace(RECIPE, calibrate=True))
+    with pytest.raises(InputError, match="nothing can be calibrated"):
+        train_plugin(asked, cases("train"), backbone, tmp_path / "p", validation_splits=())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_a_whole_backbone_is_given_back_as_it_was_and_its_model_can_be_written(name: str, tmp_path: Path) -> None:
+    lent = tiny_backbone(name)
+    before = {key: tensor.clone() for key, tensor in lent.model.state_dict().items()}
+    recipe = dataclasses.replace(RECIPE, method="full", backbone_rate=1e-3)
+    asked = TaskSpec(plugin=plugin_spec(lent, **small(lent, lora=LoRASpec(rank=0))), training=recipe)
+    result = train_plugin(asked, cases("train") + cases("val"), lent, None)
+    write_run(tmp_path, asked, result, device="cpu", config={})
+    changed = load_file(tmp_path / "model.safetensors")
+    weights = {key: changed[f"backbone/{key}"] for key in before}
+    assert any(not before[key].equal(weights[key]) for key in before)
+    assert all(before[key].equal(tensor) for key, tensor in lent.model.state_dict().items())
+    assert not any(p.requires_grad or p.grad is not None for p in lent.model.parameters())
+    with pytest.raises(InputError, match="is no plugin"):
+        train_plugin(asked, cases("train") + cases("val"), lent, tmp_path / "p")
