@@ -183,7 +183,7 @@ class Jobs:
 
     def _evaluate(self, params: Evaluate, _: Control, progress: ProgressCallback) -> dict[str, Any]:
         from .training.cases import read_cases
-        from .training.run import evaluate_plugin
+        from .training.evaluation import evaluate_plugin
 
         path, data = checked_path(params.plugin), checked_path(params.data)
         spec = read_spec(path)

@@ -22,9 +22,10 @@ from ..plugin import read_spec
 from ..spec import BackboneRef, FusionSpec, LoRASpec
 from ..terminal import ProgressDisplay, show, show_table
 from ..training.cases import read_cases
+from ..training.evaluation import Evaluation, evaluate_plugin
 from ..training.folds import train_folds
 from ..training.processes import Processes
-from ..training.run import Evaluation, Keeping, TrainingResult, evaluate_plugin, train_plugin
+from ..training.run import Keeping, TrainingResult, train_plugin
 from ..training.run_folder import PLUGIN, write_run
 from ..training.slice_cache import SliceCache
 from ..training.task import TaskSpec, read_task

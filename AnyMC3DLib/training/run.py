@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from ..control import Control
 from ..errors import InputError, Suspended
 from ..files import check_writable
 from ..model import PluginNetwork
-from ..plugin import load_networks, read_spec, save_plugin
+from ..plugin import save_plugin
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
 from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .checkpoint import CheckpointStore
-from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference
+from .metrics import accuracy, auc, bootstrap
 from .processes import Processes
 from .slice_cache import SliceCache
 from .slices import CutCases, cut_cases
@@ -86,18 +86,6 @@ class Keeping:
         if not self.resume and found.newest() is not None:
             raise InputError(f"The folder '{self.folder}' holds a run already: go on with --resume, or name another.")
         return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Figures of a plugin on some cases; `difference` is the paired difference in AUC to another plugin."""
-
-    ids: list[str]
-    targets: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64]
-    auc: Estimate
-    accuracy: Estimate
-    difference: Estimate | None = None
 
 
 def train_plugin(
@@ -296,55 +284,6 @@ def _asking(control: Control, progress: ProgressCallback | None) -> ProgressCall
             progress(step)
 
     return report
-
-
-def evaluate_plugin(
-    path: str | Path,
-    cases: Callable[[PluginSpec], Sequence[Case]],
-    backbone: Backbone,
-    *,
-    splits: Sequence[str] = ("test",),
-    against: str | Path | None = None,
-    progress: ProgressCallback | None = None,
-) -> Evaluation:
-    """Figures of the plugin file `path`, and the paired difference to the plugin file `against`."""
-    ids, targets, probabilities = _predict(path, cases, backbone, splits, progress)
-    difference = None
-    if against is not None:
-        if [c.name for c in read_spec(against).classes] != [c.name for c in read_spec(path).classes]:
-            raise InputError("The two plugins do not answer for the same classes: they cannot be compared.")
-        other_ids, other_targets, other = _predict(against, cases, backbone, splits, progress)
-        if other_ids != ids or not np.array_equal(other_targets, targets):
-            raise InputError("The two plugins do not answer for the same cases: they cannot be compared.")
-        difference = paired_difference(auc, targets, probabilities, other)
-    return Evaluation(
-        ids,
-        targets,
-        probabilities,
-        bootstrap(auc, targets, probabilities),
-        bootstrap(accuracy, targets, probabilities),
-        difference,
-    )
-
-
-def _predict(
-    path: str | Path,
-    cases: Callable[[PluginSpec], Sequence[Case]],
-    backbone: Backbone,
-    splits: Sequence[str],
-    progress: ProgressCallback | None,
-) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    spec, networks = load_networks(path, backbone)
-    try:
-        cut = cut_cases(of_split(cases(spec), splits), spec, dtype=np.float32, progress=progress)
-        members = []
-        for network in networks:
-            trainer = Trainer(network, TaskSpec(plugin=spec).training, progress=progress)
-            members.append(trainer.predict(cut))
-    finally:
-        for network in networks:
-            network.close()
-    return cut.ids, cut.targets, np.mean(members, axis=0)
 
 
 def _check_classes(cases: CutCases, spec: PluginSpec) -> None:

@@ -98,12 +98,21 @@ def read_task(name: str | Path) -> TaskSpec:
         data: Any = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The task file '{place.name}' is not JSON: {error}.") from error
-    task = TaskSpec.from_dict(data, where=place.name)
+    task = TaskSpec.from_dict(_with_the_papers(data), where=place.name)
     unknown = _unknown_fields(task)
     if unknown:
         # A plugin file may come from a newer version; a task is typed by a person.
         raise InputError(f"The task file '{place.name}' has the unknown field '{unknown[0]}': check its spelling.")
     return task
+
+
+def _with_the_papers(data: Any) -> Any:
+    """The task with the paper's objective and augmentation where it says nothing of them (arXiv 2512.12887)."""
+    training = data.get("training", {}) if isinstance(data, dict) else None
+    if not isinstance(training, dict):
+        return data
+    papers = {"objective": {"kind": "focal"}, "augmentation": AugmentationSpec.paper().to_dict()}
+    return {**data, "training": {**papers, **training}}
 
 
 def _unknown_fields(value: Any) -> list[str]:

@@ -22,7 +22,8 @@ from AnyMC3DLib.prediction import Study
 from AnyMC3DLib.spec import IntensitySpec, LoRASpec, PluginSpec
 from AnyMC3DLib.training import metrics
 from AnyMC3DLib.training.cases import Case, volume_of_medmnist
-from AnyMC3DLib.training.run import TrainingResult, evaluate_plugin, train_plugin
+from AnyMC3DLib.training.evaluation import evaluate_plugin
+from AnyMC3DLib.training.run import TrainingResult, train_plugin
 from AnyMC3DLib.training.run_folder import write_run
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
 

@@ -101,3 +101,16 @@ def test_a_recipe_past_all_reason_is_refused(fields: dict[str, float]) -> None:
 def test_an_augmentation_past_all_reason_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(InputError, match="must lie within"):
         AugmentationSpec(**fields)
+
+
+def test_what_a_task_file_does_not_say_is_the_papers(tmp_path: Path) -> None:
+    content = {"plugin": plugin_spec(tiny_backbone()).to_dict(), "training": {"epochs": 3}}
+    (tmp_path / "task.json").write_text(json.dumps(content))
+    recipe = read_task(tmp_path / "task.json").training
+    assert (recipe.objective.kind, recipe.objective.gamma, recipe.objective.alpha) == ("focal", 2.0, 0.25)
+    assert recipe.augmentation == AugmentationSpec.paper()
+    assert (recipe.epochs, recipe.adapter_rate, recipe.head_rate) == (3, 1e-4, 1e-3)
+    content["training"] = {"objective": {"kind": "cross_entropy"}, "augmentation": {}}
+    (tmp_path / "task.json").write_text(json.dumps(content))
+    recipe = read_task(tmp_path / "task.json").training
+    assert recipe.objective.kind == "cross_entropy" and recipe.augmentation == AugmentationSpec()
