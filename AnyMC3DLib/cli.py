@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__
+from .arguments import at_least, seed
 from .commands import manifest
 from .errors import AnyMC3DError
 
@@ -88,27 +89,6 @@ def _add(commands: argparse._SubParsersAction, name: str, function: str, text: s
     parser = commands.add_parser(name, help=text, description=text)
     parser.set_defaults(module=module, function=attribute)
     return parser
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 32:
-        raise argparse.ArgumentTypeError("a seed lies within 0 to 4294967295")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("a number of at least 1")
-    return number
-
-
-def _folds(text: str) -> int:
-    number = int(text)
-    if number < 2:
-        raise argparse.ArgumentTypeError("a number of at least 2")
-    return number
 
 
 def _add_computing(parser: argparse.ArgumentParser) -> None:
@@ -196,7 +176,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--frozen", action="store_true", help="as --method frozen")
     parser.add_argument("--backbone", metavar="NAME", help="another backbone than the task's")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="another seed than the task's")
+    parser.add_argument("--seed", type=seed, metavar="N", help="another seed than the task's")
     parser.add_argument(
         "--step",
         choices=("auto", "speed", "memory"),
@@ -208,9 +188,13 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--val-splits", default="val", metavar="LIST", help="default: %(default)s; '' keeps the last weights"
     )
     parser.add_argument("--test-splits", default="", metavar="LIST", help="measured once, at the end (default: none)")
-    parser.add_argument("--folds", type=_folds, metavar="K", help="cross-validate by patient: an ensemble of K members")
+    parser.add_argument("--folds", type=at_least(2), metavar="K", help="cross-validate by patient: K members in one")
     parser.add_argument(
-        "--allow-unreadable", type=int, default=0, metavar="N", help="leave out so many cases that cannot be read"
+        "--allow-unreadable",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="leave out so many that cannot be read",
     )
     _add_computing(parser)
     kept = parser.add_argument_group("a run that is kept")
@@ -264,9 +248,9 @@ def _add_backbones(commands: argparse._SubParsersAction) -> None:
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "bench", "bench:bench", "Measure speed and memory on this machine (minutes; needs peft).")
     parser.add_argument("--model", default="vit_small_patch16_224", metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--slices", type=_count, default=64, metavar="N", help="default: %(default)s")
-    parser.add_argument("--repeats", type=_count, default=5, metavar="N", help="default: %(default)s")
-    parser.add_argument("--threads", type=_count, default=2, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument("--slices", type=at_least(1), default=64, metavar="N", help="default: %(default)s")
+    parser.add_argument("--repeats", type=at_least(1), default=5, metavar="N", help="default: %(default)s")
+    parser.add_argument("--threads", type=at_least(1), default=2, metavar="N", help="of the CPU (default: %(default)s)")
     parser.add_argument("--only", default="", metavar="LIST", help="floor,plugins,loaded,swap,worker,training,gpu")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -276,7 +260,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "demo", "demo:demo", "Train on made-up heads, classify unseen ones, and show the heat.")
     parser.add_argument("--output", default="demo-output", metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N")
     _add_computing(parser)
 
 

@@ -136,25 +136,34 @@ def read_table(path: str | Path) -> Table:
         raise InputError(f"There is no table '{place}': give a CSV file.")
     try:
         text = place.read_bytes().decode("utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        lines = [(reader.line_num, [value.strip() for value in row]) for row in reader]
+        header, rows = csv_rows(text, place.name)
     except UnicodeDecodeError as error:
         raise InputError(f"The table '{place.name}' is not text in UTF-8: save it as 'CSV UTF-8'.") from error
     except (OSError, csv.Error) as error:
         raise InputError(f"The table '{place.name}' cannot be read: {error}.") from error
-    return _with_header([(number, values) for number, values in lines if any(values)], place.name)
+    return _with_header(header, rows, place.name)
 
 
-def _with_header(lines: list[tuple[int, list[str]]], name: str) -> Table:
-    if len(lines) < 2:
-        raise InputError(f"The table '{name}' has no rows: give a CSV with a header and a row for each case.")
-    (_, header), *rows = lines
-    while not header[-1]:
+def csv_rows(text: str, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header and the rows of a CSV with their lines, from 1; blank lines are left out, values as they are written.
+
+    Raises InputError for a column that is named twice, and csv.Error for what is no CSV.
+    """
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = [(reader.line_num, [value.strip() for value in row]) for row in reader]
+    (_, header), *rows = [(line, values) for line, values in lines if any(values)] or [(0, [])]
+    while header and not header[-1]:
         header.pop()
     twice = next((column for column in header if column and header.count(column) > 1), None)
     if twice is not None:
         raise InputError(f"The table '{name}' names the column '{twice}' twice: rename one.")
+    return header, rows
+
+
+def _with_header(header: list[str], rows: list[tuple[int, list[str]]], name: str) -> Table:
+    if not rows:
+        raise InputError(f"The table '{name}' has no rows: give a CSV with a header and a row for each case.")
     for number, values in rows:
         if any(values[len(header) :]):
             raise InputError(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..arguments import at_least, seed
 from ..errors import InputError
 from ..terminal import ProgressDisplay, show, show_table
 
@@ -39,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     medmnist.add_argument("file", metavar="FILE", help="an .npz file")
     medmnist.add_argument("--out", required=True, metavar="FOLDER", help="where manifest.csv and the images go")
     medmnist.add_argument("--task", metavar="FILE", help="the task whose classes name the labels")
-    medmnist.add_argument("--limit", type=_count, metavar="N", help="take the first N cases of each split alone")
+    medmnist.add_argument("--limit", type=at_least(1), metavar="N", help="take the first N cases of each split alone")
     medmnist.add_argument("--replace", action="store_true", help="replace a table that is there")
 
 
@@ -57,7 +58,7 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="split by patient: shares of train, val and test, as 0.7,0.15,0.15",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the split (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the split (default: %(default)s)")
     parser.add_argument("--replace", action="store_true", help="replace a table that is there")
 
 
@@ -66,20 +67,6 @@ def _shares(text: str) -> list[float]:
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError("three numbers with commas, of train, val and test")
     return numbers
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 32:
-        raise argparse.ArgumentTypeError("a seed lies within 0 to 4294967295")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("a number of at least 1")
-    return number
 
 
 def check(options: argparse.Namespace) -> None:

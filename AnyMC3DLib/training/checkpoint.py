@@ -74,11 +74,6 @@ class CheckpointStore:
                 logger.warning("The checkpoint '%s' is damaged (%s): the one before is used.", name, error)
         return None
 
-    def clear(self) -> None:
-        """Remove all of them: the run is over."""
-        for number in self._numbers():
-            self._path(number).unlink(missing_ok=True)
-
     def _sweep(self) -> None:
         """Remove what a process that was killed within a write has left; nobody else writes here."""
         for path in self.folder.glob(".writing-*") if self.folder.is_dir() else ():

@@ -30,6 +30,7 @@ from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .checkpoint import CheckpointStore
 from .metrics import accuracy, auc, bootstrap
+from .pixel_supervision import PixelDecoder
 from .processes import Processes
 from .slice_cache import SliceCache
 from .slices import CutCases, cut_cases
@@ -56,7 +57,8 @@ class Predicted:
 class TrainingResult:
     """A trained plugin: its spec as it was written, what each epoch gave, its size, and what it says of held-out cases.
 
-    `state` is what the plugin file holds, and `excluded` names the cases that were left out, and why.
+    `state` is what the plugin file holds, `excluded` names the cases that were left out, and why, and
+    `decoder` is that of the masks, where the task wants it kept.
     """
 
     spec: PluginSpec
@@ -66,6 +68,7 @@ class TrainingResult:
     validation: Predicted | None = None
     test: Predicted | None = None
     excluded: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    decoder: PixelDecoder | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +261,7 @@ def _result_of(
     excluded = {**train.excluded, **(validation.excluded if validation else {})}
     return TrainingResult(
         dataclasses.replace(spec, provenance=provenance), trainer.history, parameters, state, predicted,
-        excluded=excluded,
+        excluded=excluded, decoder=trainer.decoder if task.training.pixels.keep_decoder else None,
     )  # fmt: skip
 
 

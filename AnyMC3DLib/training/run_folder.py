@@ -13,12 +13,13 @@ from safetensors.torch import save
 from ..files import write_bytes, write_text
 from ..wording import without_paths
 from .outcome import CONFIG, ENVIRONMENT, Predictions, environment_of, write_outcome
+from .pixel_supervision import save_decoder
 from .processes import Processes
 from .run import Predicted, TrainingResult
 from .scores import evaluate
 from .task import TaskSpec
 
-PLUGIN, MODEL = "plugin.safetensors", "model.safetensors"
+PLUGIN, MODEL, DECODER = "plugin.safetensors", "model.safetensors", "decoder.safetensors"
 MONITORS = {"auc": "AUC", "average_precision": "average precision", "balanced_accuracy": "balanced accuracy"}
 
 
@@ -39,6 +40,8 @@ def write_run(
     """
     if task.training.method == "full":
         write_bytes(folder / MODEL, save(dict(result.state)))
+    if result.decoder is not None:
+        save_decoder(folder / DECODER, result.decoder)
     parts = {seen: result.validation, "test": result.test}
     there = {name: part for name, part in parts.items() if part is not None}
     config = {"task": task.to_dict(), "plugin": result.spec.to_dict(), **config}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..manifest import CASE, ONLY_IMAGE, REGION, Table, check_columns, image_columns, region_columns
+from ..manifest import CASE, ONLY_IMAGE, REGION, Table, check_columns, csv_rows, image_columns, region_columns
 from ..spec import PluginSpec
 
 PATIENT, LABEL, MASK, SPLIT, WEIGHT = "patient", "label", "mask", "split", "weight"
@@ -118,18 +117,7 @@ def parse_table(path: str | Path) -> tuple[Table, list[Fault]]:
 
 
 def _of_csv(text: str, name: str) -> tuple[Table, list[Fault]]:
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines = [(reader.line_num, [value.strip() for value in row]) for row in reader]
-    lines = [(line, values) for line, values in lines if any(values)]
-    if not lines:
-        return Table((), ()), []
-    (_, header), *rows = lines
-    while not header[-1]:
-        header.pop()
-    twice = next((column for column in header if column and header.count(column) > 1), None)
-    if twice is not None:
-        raise InputError(f"The table '{name}' names the column '{twice}' twice: rename one.")
+    header, rows = csv_rows(text, name)
     good, faults = [], []
     for line, values in rows:
         if any(values[len(header) :]):

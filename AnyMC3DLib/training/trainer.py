@@ -137,11 +137,6 @@ class Trainer:
         self.network.eval()
         return self._embedder.predict(cases, step=step)
 
-    def embed(self, cases: CutCases, *, step: str = "Evaluating") -> list[Embeddings]:
-        """The slice embeddings of the cases."""
-        self.network.eval()
-        return self._embedder.embed(cases, step=step)
-
     def weights(self) -> dict[str, Tensor]:
         """All that training changes, by name: the network's own part, and what else is trained with it."""
         parts = {"network": self.network.state_dict()}

@@ -23,6 +23,8 @@ from AnyMC3DLib.spec import IntensitySpec, LoRASpec, PluginSpec
 from AnyMC3DLib.training import metrics
 from AnyMC3DLib.training.cases import Case, volume_of_medmnist
 from AnyMC3DLib.training.evaluation import evaluate_plugin
+from AnyMC3DLib.training.objective_spec import PixelSpec
+from AnyMC3DLib.training.pixel_supervision import load_decoder
 from AnyMC3DLib.training.run import TrainingResult, train_plugin
 from AnyMC3DLib.training.run_folder import write_run
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
@@ -246,3 +248,23 @@ def test_a_whole_backbone_is_given_back_as_it_was_and_its_model_can_be_written(n
     assert not any(p.requires_grad or p.grad is not None for p in lent.model.parameters())
     with pytest.raises(InputError, match="is no plugin"):
         train_plugin(asked, cases("train") + cases("val"), lent, tmp_path / "p")
+
+
+def test_the_decoder_of_the_masks_is_kept_where_the_task_wants_it(backbone: Backbone, tmp_path: Path) -> None:
+    def masked(case: Case) -> Case:
+        volume = case.load().image("image")
+        return dataclasses.replace(
+            case, masks=lambda: {"image": dataclasses.replace(volume, array=np.uint8(volume.array > 200))}
+        )
+
+    data = [masked(case) for case in cases("train")] + cases("val")
+    for keep in (False, True):
+        pixels = PixelSpec(weight=1.0, channels=8, keep_decoder=keep)
+        asked = dataclasses.replace(task(backbone), training=dataclasses.replace(RECIPE, pixels=pixels))
+        folder = tmp_path / str(keep)
+        result = train_plugin(asked, data, backbone, folder / "plugin.safetensors")
+        write_run(folder, asked, result, device="cpu", config={})
+        assert (folder / "decoder.safetensors").exists() == keep
+    expected = result.decoder.state_dict()
+    found = load_decoder(folder / "decoder.safetensors").state_dict()
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())

@@ -82,6 +82,8 @@ class View(qt.QWidget):
 
     def _resize_window(self) -> None:
         width, height = self.pixels()
+        # As the application does, so that texts keep their size on screens with more pixels.
+        self.render_window.SetDPI(round(72 * self.devicePixelRatioF()))
         if tuple(self.render_window.GetSize()) != (width, height):
             self.render_window.SetSize(width, height)
             self.interactor.UpdateSize(width, height)
