@@ -39,10 +39,16 @@ class Phantom:
 
 
 def head_phantom(
-    seed: int, *, lesion: bool, shape: Grid = (40, 112, 96), spacing: Spacing = (1.75, 1.75, 3.5)
+    seed: int,
+    *,
+    lesion: bool,
+    shape: Grid = (40, 112, 96),
+    spacing: Spacing = (1.75, 1.75, 3.5),
+    lesion_radii_mm: tuple[float, float] = (10.0, 15.0),
 ) -> Phantom:
     """The head `seed`, int16, of `shape` (k, j, i) and `spacing` (i, j, k); the same arguments give the same study.
 
+    The mean radius of the lesion is drawn within `lesion_radii_mm`; below 4 mm it is as small as the harmless specks.
     With and without the lesion a seed gives the same head, noise and header, so that the lesion is the one
     difference. The head is about 140 x 170 x 120 mm and is cut off where the field of view ends. Raises InputError
     if the field of view has no room for the lesion.
@@ -55,7 +61,7 @@ def head_phantom(
     affine = _header(shape, spacing, scanner)
     mask, centre, radius = np.zeros(shape, dtype=bool), None, None
     if lesion:
-        share = _lesion_share(points, inside, disease)
+        share = _lesion_share(points, inside, disease, lesion_radii_mm)
         _paint(image, BRAIN + disease.uniform(32, 48) + 3 * _waves(points, disease, wavelength=(8, 20)), share)
         mask = share >= 0.5
         centre = tuple(transform_points(affine, np.argwhere(mask).mean(axis=0)[::-1]).tolist())
@@ -166,9 +172,9 @@ def _places(points: Points, inside: Array, rng: np.random.Generator, *, depth: f
     return np.stack([p.ravel()[chosen] for p in points], axis=1)
 
 
-def _lesion_share(points: Points, inside: Array, rng: np.random.Generator) -> Array:
+def _lesion_share(points: Points, inside: Array, rng: np.random.Generator, radii_mm: tuple[float, float]) -> Array:
     """How much of each voxel is lesion, in [0, 1]: an uneven ellipsoid, soft over about 3 mm at its edge."""
-    radii = rng.uniform(10, 15) * rng.uniform(0.92, 1.08, 3)
+    radii = rng.uniform(*radii_mm) * rng.uniform(0.92, 1.08, 3)
     waves = 0.12 * _waves(points, rng, wavelength=(1.5 * radii.min(), 3 * radii.min()))
     for place in _places(points, inside, rng, depth=float(radii.max()), count=64):
         away = sum(((p - c) / np.float32(r)) ** 2 for p, c, r in zip(points, place, radii, strict=True))

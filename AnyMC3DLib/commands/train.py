@@ -19,11 +19,12 @@ from ..control import Control
 from ..errors import InputError
 from ..files import check_writable, write_text
 from ..plugin import read_spec
-from ..spec import BackboneRef, FusionSpec, LoRASpec
+from ..spec import BackboneRef
 from ..terminal import ProgressDisplay, show, show_table
 from ..training.cases import read_cases
 from ..training.evaluation import Evaluation, evaluate_plugin
 from ..training.folds import train_folds
+from ..training.methods import with_method
 from ..training.processes import Processes
 from ..training.run import Keeping, TrainingResult, train_plugin
 from ..training.run_folder import PLUGIN, write_run
@@ -144,15 +145,10 @@ def _score(value: float | None) -> str:
 
 
 def _changed(task: TaskSpec, options: argparse.Namespace) -> TaskSpec:
-    plugin, recipe = task.plugin, task.training
     method = "frozen" if options.frozen else options.method
-    if method in ("frozen", "probe", "full"):
-        plugin = dataclasses.replace(plugin, lora=LoRASpec(rank=0))
-    if method == "probe":
-        # The mean of the slices and views side by side, and one linear layer on it.
-        plugin = dataclasses.replace(plugin, fusion=FusionSpec(kind="mean", views="concat"))
     if method is not None:
-        recipe = dataclasses.replace(recipe, method="frozen" if method == "probe" else method)
+        task = with_method(task, method)
+    plugin, recipe = task.plugin, task.training
     if options.backbone:
         plugin = dataclasses.replace(plugin, backbone=BackboneRef(id=options.backbone))
     if options.seed is not None:
