@@ -23,6 +23,7 @@ places.put_library_on_path()
 from AnyMC3DUI import sample_data  # noqa: E402
 from AnyMC3DUI.dependencies import Dependencies, slicer_tools  # noqa: E402
 from AnyMC3DUI.desk import Desk  # noqa: E402
+from AnyMC3DUI.form import load_form, set_scene  # noqa: E402
 from AnyMC3DUI.parameters import AnyMC3DParameters  # noqa: E402
 from AnyMC3DUI.scripting import Classification, ScriptEngine  # noqa: E402
 
@@ -62,10 +63,9 @@ class AnyMC3DWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self) -> None:
         """Load the form and connect it."""
         ScriptedLoadableModuleWidget.setup(self)
-        form = slicer.util.loadUI(str(resource("UI", "AnyMC3D.ui")))
+        form, self.ui = load_form()
         self.layout.addWidget(form)
-        self.ui = slicer.util.childWidgetVariables(form)
-        form.setMRMLScene(slicer.mrmlScene)
+        set_scene(form, slicer.mrmlScene)
         self.logic = AnyMC3DLogic()
         self.desk = Desk(self.ui, form, scene=slicer.mrmlScene, parameters=self.logic.getParameterNode)
         scene = slicer.mrmlScene

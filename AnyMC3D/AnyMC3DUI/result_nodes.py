@@ -74,7 +74,7 @@ def class_table(scene: slicer.vtkMRMLScene, predictions: Mapping[str, Mapping[st
         "Decision": [row[4] for row in rows],
         "Uncertain": [row[5] for row in rows],
     }
-    return _table(scene, "Classes", columns)
+    return column_table(scene, "Classes", columns)
 
 
 def _class_rows(predictions: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, float, float, str, str]]:
@@ -97,7 +97,7 @@ def slice_chart(
         _POSITION: points[:, axis].copy(),
         _WEIGHT: np.array([one["weight"] for one in content["slices"]]),
     }
-    table = _table(scene, f"Slice weights: {name}", columns)
+    table = column_table(scene, f"Slice weights: {name}", columns)
     series = slicer.vtkMRMLPlotSeriesNode()
     series.SetName(f"Slice weights: {name}")
     series.SetPlotType(series.PlotTypeScatter)
@@ -161,18 +161,27 @@ def move_spots(node: slicer.vtkMRMLMarkupsFiducialNode, places: Sequence[npt.NDA
     node.EndModify(changing)
 
 
-def _table(
-    scene: slicer.vtkMRMLScene, name: str, columns: Mapping[str, npt.NDArray[np.float64] | list[str]]
+def column_table(
+    scene: slicer.vtkMRMLScene, name: str, columns: Mapping[str, Sequence[float] | Sequence[str]]
 ) -> slicer.vtkMRMLTableNode:
+    """A table in the scene, a column of numbers or of texts by its title."""
     node = slicer.vtkMRMLTableNode()
     node.SetName(name)
-    for title, values in columns.items():
-        numbers = isinstance(values, np.ndarray)
-        column = vtk.vtkDoubleArray() if numbers else vtk.vtkStringArray()
-        column.SetName(title)
-        for value in values:
-            column.InsertNextValue(float(value) if numbers else value)
-        node.AddColumn(column)
+    refill(node, columns)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.SetLocked(True)
     return scene.AddNode(node)
+
+
+def refill(node: slicer.vtkMRMLTableNode, columns: Mapping[str, Sequence[float] | Sequence[str]]) -> None:
+    """Have the table hold these columns, and no others."""
+    changing = node.StartModify()
+    node.RemoveAllColumns()
+    for title, values in columns.items():
+        texts = any(isinstance(value, str) for value in values)
+        column = vtk.vtkStringArray() if texts else vtk.vtkDoubleArray()
+        column.SetName(title)
+        for value in values:
+            column.InsertNextValue(value if texts else float(value))
+        node.AddColumn(column)
+    node.EndModify(changing)

@@ -16,13 +16,10 @@ from .answer_rows import heated_classes
 from .answer_view import answer_widget, percent
 from .parameters import AnyMC3DParameters
 from .results import StudyResults, heat_is_shown
+from .scene_chart import show_chart
 from .watching import Watch
 
 COLUMNS = 3  # of the list of hot spots
-CHART_LAYOUTS = tuple(
-    getattr(slicer.vtkMRMLLayoutNode, f"SlicerLayout{kind}View")
-    for kind in ("ConventionalPlot", "FourUpPlot", "FourUpPlotTable", "OneUpPlot", "ThreeOverThreePlot")
-)
 SHORTCUT = "Ctrl+Shift+H"  # as the button's tool tip says
 
 
@@ -190,12 +187,7 @@ class ResultsPanel:
         manager = slicer.app.layoutManager()
         if manager is None:  # no window, as in a script
             return
-        if manager.layout not in CHART_LAYOUTS:
-            # Beside the slices and the 3D view, which show what the chart is about.
-            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalPlotView)
-        logic = slicer.app.applicationLogic()
-        logic.GetSelectionNode().SetActivePlotChartID(chart.GetID())
-        logic.PropagatePlotChartSelection()
+        show_chart(chart)
         for number in range(manager.plotViewCount):
             view = manager.plotWidget(number).plotView()
             if view not in self._chart_views:

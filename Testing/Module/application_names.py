@@ -11,7 +11,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("application_names.txt")
 ROOTS = ("slicer", "qt", "ctk", "vtk")
-FORM = REPOSITORY / "Resources" / "UI" / "AnyMC3D.ui"
+FORMS = sorted((REPOSITORY / "Resources" / "UI").glob("*.ui"))
 
 
 def names_of(path: Path) -> Iterator[str]:
@@ -37,8 +37,8 @@ def _dotted(node: ast.expr) -> str:
 
 
 def form_names() -> Iterator[str]:
-    """The classes of widgets in the form, by where they come from."""
-    classes = {node.get("class") for node in ET.parse(FORM).iter("widget")}
+    """The classes of widgets in the forms, by where they come from."""
+    classes = {node.get("class") for form in FORMS for node in ET.parse(form).iter("widget")}
     for name in classes:
         yield (
             f"ctk.{name}" if name.startswith("ctk") else f"slicer.{name}" if name.startswith("qMRML") else f"qt.{name}"
