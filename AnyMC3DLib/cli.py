@@ -21,6 +21,7 @@ from .errors import AnyMC3DError
 DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
 ONE_STUDY = ("region", "heatmap", "heatmap_grid", "report", "json")
 MANY_STUDIES = ("out", "heatmaps")
+REVISABLE = ("name", "version", "description", "licence", "intended_use")
 
 
 def run() -> None:
@@ -229,7 +230,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_plugin(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("plugin", help="Look at a plugin file.", description="Look at a plugin file.")
+    text = "Look at a plugin file, or change what it says."
+    parser = commands.add_parser("plugin", help=text, description=text)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = _add(actions, "show", "plugin:show_card", "Show what a plugin is; needs no backbone.")
     show.add_argument("file", metavar="FILE")
@@ -238,6 +240,39 @@ def _add_plugin(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("file", metavar="FILE")
     verify.add_argument("--backbone", metavar="NAME", help="try it on this backbone instead of the one it names")
     _add_computing(verify)
+    _add_edit(actions)
+
+
+def _add_edit(actions: argparse._SubParsersAction) -> None:
+    edit = _add(
+        actions, "edit", "plugin:edit", "Change what a plugin says and where it decides; its weights stay as they are."
+    )
+    edit.add_argument("file", metavar="FILE")
+    edit.add_argument("--out", metavar="FILE", help="write another file (default: in place)")
+    for name in REVISABLE:
+        edit.add_argument(f"--{name.replace('_', '-')}", metavar="TEXT")
+    edit.add_argument(
+        "--threshold",
+        action="append",
+        default=[],
+        type=_named_number,
+        metavar="CLASS=VALUE",
+        help="the probability from which it decides for the class; may come more than once",
+    )
+    edit.set_defaults(check=functools.partial(_check_edit, edit))
+
+
+def _check_edit(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if not options.threshold and all(getattr(options, name) is None for name in REVISABLE):
+        parser.error("give what to change")
+
+
+def _named_number(text: str) -> tuple[str, float]:
+    """CLASS=VALUE; the class itself may hold the sign."""
+    name, _, value = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError("a class, the sign =, and a number")
+    return name, float(value)
 
 
 def _add_backbones(commands: argparse._SubParsersAction) -> None:

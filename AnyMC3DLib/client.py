@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import AnyMC3DError, Cancelled, InputError
-from .messages import LogNote, ProgressNote
+from .messages import EpochNote, LogNote, ProgressNote
 from .protocol import CANCELLED, MAX_ANSWER, Decoder, Id, ProtocolError, Request, Response, request_line
 from .records import Record
 
@@ -29,6 +29,7 @@ class _Waiting:
     done: Callable[[Any], None]
     failed: Callable[[AnyMC3DError], None]
     progress: Callable[[ProgressNote], None] | None
+    epoch: Callable[[EpochNote], None] | None
 
 
 class ClientProtocol:
@@ -61,9 +62,11 @@ class ClientProtocol:
         done: Callable[[Any], None],
         failed: Callable[[AnyMC3DError], None],
         progress: Callable[[ProgressNote], None] | None = None,
+        epoch: Callable[[EpochNote], None] | None = None,
     ) -> Id:
         """Send a request and return its id; later `done` is called with the result, or `failed` with the error.
 
+        Until then `progress` is called with how far it is, and `epoch` with what each epoch of a training gave.
         Raises InputError if the params are no JSON, and the reason of the end once the worker is gone.
         """
         values = params.to_dict() if isinstance(params, Record) else params or {}
@@ -73,7 +76,7 @@ class ClientProtocol:
             id = self._next  # noqa: A001
             line = request_line(id, method, values)
             self._next += 1
-            self._waiting[id] = _Waiting(done, failed, progress)
+            self._waiting[id] = _Waiting(done, failed, progress, epoch)
         try:
             self._send(line)
         except BaseException:
@@ -122,15 +125,22 @@ class ClientProtocol:
     def _note(self, message: Request) -> None:
         try:
             if message.method == "progress":
-                note = ProgressNote.from_dict(message.params)
-                with self._lock:
-                    waiting = self._waiting.get(note.id)
-                if waiting is not None and waiting.progress is not None:
-                    _call(waiting.progress, note)
+                self._pass_on(ProgressNote.from_dict(message.params), lambda waiting: waiting.progress)
+            elif message.method == "epoch":
+                self._pass_on(EpochNote.from_dict(message.params), lambda waiting: waiting.epoch)
             elif message.method == "log" and self._on_log is not None:
                 _call(self._on_log, LogNote.from_dict(message.params))
         except InputError as error:
             self._log(f"The worker wrote a notification that is wrong: {error}")
+
+    def _pass_on(
+        self, note: ProgressNote | EpochNote, listener: Callable[[_Waiting], Callable[[Any], None] | None]
+    ) -> None:
+        with self._lock:
+            waiting = self._waiting.get(note.id)
+        heard = listener(waiting) if waiting is not None else None
+        if heard is not None:
+            _call(heard, note)
 
     def _log(self, text: str) -> None:
         if self._on_log is not None:

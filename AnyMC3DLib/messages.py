@@ -184,17 +184,87 @@ class Render(Params):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Params):
-    """Train a task (a file, a built-in name, or its JSON) on a table of cases and write the plugin to `out`."""
+class CourseParams(Params):
+    """A task (a file, a built-in name, or its JSON), the table of its cases, and what is changed in the task.
+
+    `epochs` are those of the training proper, in place of the recipe's; with `folds` an ensemble is cross-validated.
+    """
 
     task: str | Mapping[str, Any]
     data: str
-    out: str
+    method: Literal["lora", "frozen", "probe", "full"] | None = None
+    backbone: str | None = None
+    epochs: int | None = None
+    folds: int | None = None
     weights: str | None = None
     device: str = "auto"
     train_splits: tuple[str, ...] = ("train",)
     val_splits: tuple[str, ...] = ("val",)
     step: Literal["auto", "speed", "memory"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_least("epochs", self.epochs, 0)
+        _check_least("folds", self.folds, 2)
+        if self.folds is not None and self.method == "full":
+            raise InputError("Members of an ensemble share one backbone: train it whole without 'folds'.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate(CourseParams):
+    """How long such a training takes, and what memory."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(CourseParams):
+    """Train, and write the plugin to `out` or into the folder `run`, which also keeps the state and the figures.
+
+    The state is kept every `every_minutes`, and a run goes on with `resume`. Once `minutes` have passed the training
+    ends as by `stop`. In the folder `cache` lie at most `cache_gb` of slices that were cut once.
+    """
+
+    out: str | None = None
+    run: str | None = None
+    resume: bool = False
+    every_minutes: float = 5.0
+    minutes: float | None = None
+    seed: int | None = None
+    cache: str | None = None
+    cache_gb: float = 20.0
+    allow_unreadable: int = 0
+    test_splits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("every_minutes", "cache_gb", "allow_unreadable"):
+            _check_least(name, getattr(self, name), 0)
+        if self.minutes is not None and self.minutes <= 0:
+            raise InputError(f"The time budget 'minutes' must be above 0, but is {self.minutes:g}.")
+        if self.seed is not None and not 0 <= self.seed < 1 << 32:
+            raise InputError(f"A seed must lie within 0 to 4294967295, but is {self.seed}.")
+        self._check_places()
+        if self.folds is not None and self.test_splits:
+            raise InputError("Folds have no test splits: leave 'test_splits' away, and evaluate the ensemble on them.")
+
+    def _check_places(self) -> None:
+        if self.run is None:
+            if self.method == "full":
+                raise InputError("A whole backbone that is trained stays in the folder of its run: give 'run'.")
+            if self.out is None:
+                raise InputError("There is no place for the plugin: give 'out', 'run' or both.")
+            if self.resume:
+                raise InputError("Only a run that was kept can go on: give 'run' with 'resume'.")
+            if self.folds is not None and self.minutes is not None:
+                raise InputError("An ensemble needs all folds: give 'run' with 'minutes', so that they can go on.")
+        elif self.method == "full" and self.out is not None:
+            raise InputError("A whole backbone that was trained is no plugin: leave 'out' away.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check(Params):
+    """Everything that is wrong with a table of cases, for a task's plugin or without one."""
+
+    data: str
+    task: str | Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,6 +295,11 @@ class Stop(Params):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Suspend(Params):
+    """Let the training, which needs a `run`, save where it stands and end."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Cancel(Params):
     """Cancel the request of that id, running or waiting."""
 
@@ -239,11 +314,14 @@ class Shutdown(Params):
 METHODS: Mapping[str, type[Params]] = {
     kind.__name__.lower(): kind
     for kind in (
-        Hello, Devices, Load, Unload, Classify, Render, Train, Pause, Resume, Stop, Evaluate, Preview, Cancel, Shutdown,
+        Hello, Devices, Load, Unload, Classify, Render, Preview, Check, Estimate, Train, Pause, Resume, Stop, Suspend,
+        Evaluate, Cancel, Shutdown,
     )
 }  # fmt: skip
 # These run one by one, in order; the others are answered at once.
-JOBS = frozenset({"devices", "load", "unload", "classify", "render", "train", "evaluate", "preview"})
+JOBS = frozenset(
+    {"devices", "load", "unload", "classify", "render", "preview", "check", "estimate", "train", "evaluate"}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,6 +333,23 @@ class ProgressNote(Record):
     done: int
     total: int
     elapsed_s: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochNote(Record):
+    """The notification `epoch`: what an epoch of the training `id` gave; all count from 1.
+
+    `epochs` is how many the phase has, `score` the monitored figure of the validation cases. A run that goes on tells
+    its past epochs again first; one that was broken off within comes again once it is whole.
+    """
+
+    id: str | int
+    phase: str
+    epoch: int
+    epochs: int
+    loss: float
+    score: float | None = None
+    fold: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -275,3 +370,8 @@ def matrix(affine: Sequence[Sequence[float]]) -> Matrix:
 
 def _read(value: Any, kind: type[Params], where: str) -> Params:
     return value if isinstance(value, kind) else kind.from_dict(value, where=where)
+
+
+def _check_least(name: str, value: float | None, least: int) -> None:
+    if value is not None and value < least:
+        raise InputError(f"'{name}' must be at least {least}, but is {value:g}.")

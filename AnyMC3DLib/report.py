@@ -23,6 +23,7 @@ from . import __version__
 from .errors import InputError
 from .files import write_text
 from .heatmap import FULL_HEAT
+from .operating_points import POINTS
 from .picture import NOTICE, draw_picture, heat_is_shown, shown_class
 from .planes import is_bare_picture, position_words
 from .prediction import HotSpot, Prediction, SliceWeights, Study, threshold_of
@@ -145,7 +146,12 @@ def _section(prediction: Prediction, study: Study) -> dict[str, Any]:
 
 def _facts(provenance: Mapping[str, Any], *, on_card: bool) -> dict[str, Any]:
     """What a reader asks first of a plugin's training, or the rest of it: recipe, epochs, versions."""
-    return {name: fact for name, fact in provenance.items() if (name in CARD_FACTS) == on_card}
+    return {name: _without_curve(fact) for name, fact in provenance.items() if (name in CARD_FACTS) == on_card}
+
+
+def _without_curve(fact: Any) -> Any:
+    """The figures but for the operating points, which would be a hundred rows a class."""
+    return {name: item for name, item in fact.items() if name != POINTS} if isinstance(fact, Mapping) else fact
 
 
 def _shown_classes(prediction: Prediction) -> list[str]:

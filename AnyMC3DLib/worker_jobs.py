@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import psutil
 import torch
 
-from .allocator import keep_freed_memory
+from . import worker_training
 from .backbone import Backbone
 from .classifier import Classifier
 from .commands.common import backbone_for, choose_device
@@ -23,7 +24,7 @@ from .control import Control
 from .errors import InputError, PluginError
 from .heatmap import heatmap
 from .memory import release_memory
-from .messages import Classify, Devices, Evaluate, Load, Params, Preview, Render, Train, Unload
+from .messages import Check, Classify, Devices, Estimate, Evaluate, Load, Params, Preview, Render, Train, Unload
 from .plugin import read_spec
 from .prediction import Prediction
 from .preprocessing import preprocess
@@ -31,6 +32,7 @@ from .progress import Progress, ProgressCallback
 from .protocol import WRONG_STATE, ProtocolError
 from .spec import BackboneRef, ViewSpec
 from .volume import Volume
+from .worker_progress import CheckedNotes, JobNotes
 from .worker_study import checked_path, read_study
 from .workspace import Workspace
 
@@ -55,18 +57,13 @@ class Jobs:
         self._home: torch.device | None = None
         self._predictions: OrderedDict[str, dict[str, Prediction]] = OrderedDict()
 
-    def run(self, params: Params, control: Control, progress: ProgressCallback) -> dict[str, Any]:
+    def run(self, params: Params, control: Control, notes: JobNotes) -> dict[str, Any]:
         """The answer to one request; raises Cancelled soon after `control` is cancelled."""
-
-        def report(done: Progress) -> None:
-            control.check()
-            progress(done)
-
         work = getattr(self, "_" + type(params).__name__.lower())
         try:
-            return work(params, control, report)
+            return work(params, control, CheckedNotes(notes, control))
         finally:
-            if isinstance(params, (Train, Evaluate)):
+            if isinstance(params, (Estimate, Train, Evaluate)):
                 # They may have opened a backbone of their own, which hooks keep until the collector comes.
                 self.release()
 
@@ -155,52 +152,25 @@ class Jobs:
             raise InputError(f"Plugin '{spec.name}' has no view '{params.view}': choose {names}.")
         return found[0]
 
-    def _train(self, params: Train, control: Control, progress: ProgressCallback) -> dict[str, Any]:
-        # MONAI takes seconds to import, which a worker that only classifies need not wait for.
-        from .training.cases import read_cases
-        from .training.run import train_plugin
-        from .training.task import TaskSpec, read_task
+    def _check(self, params: Check, _: Control, notes: JobNotes) -> dict[str, Any]:
+        return worker_training.check(params, notes)
 
-        keep_freed_memory()
-        task = TaskSpec.from_dict(params.task, where="task") if isinstance(params.task, Mapping) else read_task(
-            checked_path(params.task))  # fmt: skip
-        cases = read_cases(checked_path(params.data), task.plugin)
-        progress(Progress("Opening the backbone", 0, 1))
-        with _in_float32(self._backbone(task.plugin.backbone.id, params.weights, params.device)) as backbone:
-            result = train_plugin(
-                task,
-                cases,
-                backbone,
-                checked_path(params.out),
-                train_splits=params.train_splits,
-                validation_splits=params.val_splits,
-                mode=params.step,
-                progress=progress,
-                control=control,
-            )
-        epochs = result.spec.provenance["epochs"]
-        return {"out": params.out, "spec": result.spec.to_dict(), "parameters": result.parameters, "epochs": epochs}
+    def _estimate(self, params: Estimate, control: Control, notes: JobNotes) -> dict[str, Any]:
+        return worker_training.estimate(params, control, notes, lend=self._lender(params))
 
-    def _evaluate(self, params: Evaluate, _: Control, progress: ProgressCallback) -> dict[str, Any]:
-        from .training.cases import read_cases
-        from .training.evaluation import evaluate_plugin
+    def _train(self, params: Train, control: Control, notes: JobNotes) -> dict[str, Any]:
+        return worker_training.train(params, control, notes, lend=self._lender(params))
 
-        path, data = checked_path(params.plugin), checked_path(params.data)
-        spec = read_spec(path)
-        progress(Progress("Opening the backbone", 0, 1))
-        engine = self._engine_for(spec.backbone, params.weights, params.device)
-        with _in_float32(engine.backbone) as backbone:
-            result = evaluate_plugin(
-                path,
-                lambda wanted: read_cases(data, wanted),
-                backbone,
-                splits=params.splits,
-                against=params.against and checked_path(params.against),
-                progress=progress,
-            )
-        figures = {"auc": result.auc, "accuracy": result.accuracy, "auc_difference": result.difference}
-        known = {name: figure.to_dict() for name, figure in figures.items() if figure is not None}
-        return {"plugin": spec.name, "splits": list(params.splits), "cases": len(result.ids), **known}
+    def _evaluate(self, params: Evaluate, _: Control, notes: JobNotes) -> dict[str, Any]:
+        return worker_training.evaluate(params, notes, lend=self._lender(params))
+
+    def _lender(self, params: Estimate | Train | Evaluate) -> worker_training.Lend:
+        def lend(wanted: str | BackboneRef) -> AbstractContextManager[Backbone]:
+            if isinstance(wanted, str):
+                return _in_float32(self._backbone(wanted, params.weights, params.device))
+            return _in_float32(self._engine_for(wanted, params.weights, params.device).backbone)
+
+        return lend
 
     def _engine(self) -> Classifier:
         if self._classifier is None or not self._classifier.plugins:

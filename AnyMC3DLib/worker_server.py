@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 from .control import Control
 from .errors import InputError
-from .messages import JOBS, METHODS, PROTOCOL_VERSION, Cancel, Hello, Params, Train
+from .messages import JOBS, METHODS, PROTOCOL_VERSION, Cancel, EpochNote, Hello, Params, ProgressNote, Train
 from .protocol import (
     CANCELLED,
     INPUT_AT_FAULT,
@@ -88,7 +88,7 @@ class Server:
         leave: Callable[[int], None],
     ) -> None:
         self._send, self._workspace, self._load_jobs, self._leave = send, workspace, load_jobs, leave
-        self.progress = ProgressSender(lambda note: send(notification_line("progress", note.to_dict())))
+        self.progress = ProgressSender(self._tell)
         self._jobs: Jobs | None = None
         # Guards all below; an answer is sent within it, so that no request gets two.
         self._changed = threading.Condition()
@@ -192,6 +192,13 @@ class Server:
     def _stop(self, id: Id, _: Params) -> None:  # noqa: A002
         self._control(id, "stop", Control.stop)
 
+    def _suspend(self, id: Id, _: Params) -> None:  # noqa: A002
+        with self._changed:
+            job = self._training()
+            if job is not None and not _keeps(job):
+                raise ProtocolError(WRONG_STATE, "The training has no run folder to save itself in: stop or cancel it.")
+            self._control(id, "suspend", Control.suspend)
+
     def _control(self, id: Id, word: str, change: Callable[[Control], None]) -> None:  # noqa: A002
         with self._changed:
             job = self._training()
@@ -223,7 +230,7 @@ class Server:
             self._queue.clear()
             training = self._training()
             if training is not None:
-                training.control.stop()
+                (training.control.suspend if _keeps(training) else training.control.stop)()
         if training is not None:
             training.ended.wait()
         self._leave(0)
@@ -257,7 +264,11 @@ class Server:
     def _work(self, job: Job) -> Mapping[str, Any]:
         if self._jobs is None:
             self._jobs = self._load_jobs(self._workspace)
-        return self._jobs.run(job.params, job.control, self.progress.report)
+        return self._jobs.run(job.params, job.control, self.progress)
+
+    def _tell(self, note: ProgressNote | EpochNote) -> None:
+        method = "epoch" if isinstance(note, EpochNote) else "progress"
+        self._send(notification_line(method, note.to_dict()))
 
     def _answer(self, job: Job, outcome: Outcome) -> None:
         """Send the answer of a job, once, after its files and those of older results are gone."""
@@ -292,6 +303,11 @@ class Server:
         gc.collect()
         if self._jobs is not None:
             self._jobs.release()
+
+
+def _keeps(job: Job) -> bool:
+    """Whether the job is a training that saves where it stands."""
+    return isinstance(job.params, Train) and job.params.run is not None
 
 
 def arrays_in(params: Mapping[str, Any]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""`anymc3d plugin show` and `anymc3d plugin verify`."""
+"""`anymc3d plugin show`, `verify` and `edit`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..operating_points import curve_of
 from ..plugin import read_sizes, read_spec
+from ..plugin_edit import revise_plugin, revision_of
 from ..spec import PluginSpec, ViewSpec
 from ..terminal import show, show_table
 
@@ -38,6 +40,7 @@ def show_card(options: argparse.Namespace) -> None:
         *_training_rows(spec),
         ["licence", spec.licence or "not said"],
         ["intended use", spec.intended_use],
+        *([["changed since", revised]] if (revised := revision_of(spec)) else []),
     ]
     show_table("Plugin", ["", ""], rows)
 
@@ -53,6 +56,29 @@ def verify(options: argparse.Namespace) -> None:
     for network in networks:
         network.close()
     show(f"Plugin '{spec.name}' is whole and fits '{backbone.id}'.")
+
+
+def edit(options: argparse.Namespace) -> None:
+    """Change what the plugin says, and show what it finds and misses from now on, where that is known."""
+    texts = {name: getattr(options, name) for name in ("name", "version", "description", "licence", "intended_use")}
+    spec = revise_plugin(options.file, options.out, **texts, thresholds=dict(options.threshold))
+    show(f"Wrote '{options.out or options.file}': {spec.name}, version {spec.version}.")
+    rows = [row for name in spec.explained if (row := _decision_row(spec, name))]
+    if rows:
+        show_table("On the validation cases", ["class", "threshold", "sensitivity", "specificity"], rows)
+        if spec.task_type == "multiclass":
+            show("The plugin decides for the most probable class; a threshold says from where that is certain.")
+    elif options.threshold:
+        show("What it finds and misses at its thresholds is not known: the file holds no curve of validation cases.")
+
+
+def _decision_row(spec: PluginSpec, name: str) -> list[str]:
+    curve = curve_of(spec, name)
+    if curve is None:
+        return []
+    point = curve.at(next(c.threshold for c in spec.classes if c.name == name))
+    shares = (point.sensitivity, curve.positives), (point.specificity, curve.negatives)
+    return [name, f"{point.threshold:g}", *(f"{share:.3f}" + f" of {n} cases" * bool(n) for share, n in shares)]
 
 
 def _view_text(view: ViewSpec) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import dataclasses
 import io
 import json
 import signal
@@ -14,25 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..allocator import keep_freed_memory
-from ..backbone import Backbone
 from ..control import Control
 from ..errors import InputError
 from ..files import check_writable, write_text
 from ..plugin import read_spec
-from ..spec import BackboneRef
 from ..terminal import ProgressDisplay, show, show_table
 from ..training.cases import read_cases
 from ..training.evaluation import Evaluation, evaluate_plugin
-from ..training.folds import train_folds
-from ..training.methods import with_method
+from ..training.order import TrainingOrder, carry_out, changed_task, keep_run, place_of
 from ..training.processes import Processes
-from ..training.run import Keeping, TrainingResult, train_plugin
-from ..training.run_folder import PLUGIN, write_run
-from ..training.slice_cache import SliceCache
-from ..training.task import TaskSpec, read_task
+from ..training.run import TrainingResult
+from ..training.task import read_task
 from .common import backbone_for, split_list
 
-GIGABYTE = 1 << 30
 # What the parser keeps beside the options.
 NO_OPTIONS = ("module", "function", "command", "check")
 
@@ -40,42 +33,42 @@ NO_OPTIONS = ("module", "function", "command", "check")
 def train(options: argparse.Namespace) -> None:
     """Train the task's plugin and say what came of it."""
     keep_freed_memory()
-    task, run = _changed(read_task(options.task), options), options.run and Path(options.run)
-    out = _place_of(task, options, run)
-    cases = read_cases(options.data, task.plugin)
+    order = _order_of(options)
     started, control, processes = time.monotonic(), Control(), Processes()
-    with ProgressDisplay() as progress, _asked_to_end(control, keeps=run is not None):
+    with ProgressDisplay() as progress, _asked_to_end(control, keeps=order.run is not None):
         device = processes.device if options.device == "auto" else options.device
         if processes.count > 1 and options.device != "auto":
             raise InputError("With several processes each has a device of its own: leave --device away.")
-        backbone = backbone_for(task.plugin.backbone.id, weights=options.weights, device=device)
-        common = {
-            "mode": options.step,
-            "progress": progress,
-            "control": control,
-            "keeping": Keeping(run, resume=options.resume, every_s=60 * options.every) if run else None,
-            "cache": _cache_of(options),
-            "allow_unreadable": options.allow_unreadable,
-            "processes": processes,
-        }
-        if options.folds:
-            splits = (*split_list(options.train_splits), *split_list(options.val_splits))
-            result = train_folds(task, cases, backbone, out, count=options.folds, splits=splits, **common).ensemble
-        else:
-            result = train_plugin(
-                task,
-                cases,
-                backbone,
-                out,
-                train_splits=split_list(options.train_splits),
-                validation_splits=split_list(options.val_splits),
-                test_splits=split_list(options.test_splits),
-                **common,
-            )
+        backbone = backbone_for(order.task.plugin.backbone.id, weights=options.weights, device=device)
+        result = carry_out(order, backbone, progress=progress, control=control, processes=processes)
     if processes.leads:
-        _tell(result, minutes=(time.monotonic() - started) / 60, out=out)
-        if run:
-            _keep(run, task, result, options, backbone, processes)
+        _tell(result, minutes=(time.monotonic() - started) / 60, out=order.out)
+        if run := order.run:
+            given = {name: value for name, value in vars(options).items() if name not in NO_OPTIONS}
+            page = keep_run(order, result, device=str(backbone.device), options=given, processes=processes)
+            show(f"The run's figures are in '{page}'." if page else f"The run is in '{run}'; no case was held out.")
+
+
+def _order_of(options: argparse.Namespace) -> TrainingOrder:
+    method, run = "frozen" if options.frozen else options.method, options.run and Path(options.run)
+    task = changed_task(read_task(options.task), method=method, backbone=options.backbone, seed=options.seed)
+    out = place_of(task, out=options.out, run=run)
+    return TrainingOrder(
+        task=task,
+        cases=read_cases(options.data, task.plugin),
+        out=out,
+        run=run,
+        resume=options.resume,
+        every_minutes=options.every,
+        folds=options.folds,
+        train_splits=split_list(options.train_splits),
+        validation_splits=split_list(options.val_splits),
+        test_splits=split_list(options.test_splits),
+        cache=options.cache and Path(options.cache),
+        cache_gb=options.cache_gb,
+        allow_unreadable=options.allow_unreadable,
+        step=options.step,
+    )
 
 
 def _tell(result: TrainingResult, *, minutes: float, out: Path | None) -> None:
@@ -87,33 +80,6 @@ def _tell(result: TrainingResult, *, minutes: float, out: Path | None) -> None:
     show(f"{where}{result.parameters:,} parameters, trained in {minutes:.1f} minutes.")
     for case, reason in result.excluded.items():
         show(f"Left out: {case} ({reason})")
-
-
-def _keep(
-    run: Path,
-    task: TaskSpec,
-    result: TrainingResult,
-    options: argparse.Namespace,
-    backbone: Backbone,
-    processes: Processes,
-) -> None:
-    given = {name: value for name, value in vars(options).items() if name not in NO_OPTIONS}
-    page = write_run(
-        run, task, result, device=str(backbone.device), config={"options": given}, processes=processes,
-        seen="out of fold" if options.folds else "validation",
-    )  # fmt: skip
-    show(f"The run's figures are in '{page}'." if page else f"The run is in '{run}'; no case was held out.")
-
-
-def _place_of(task: TaskSpec, options: argparse.Namespace, run: Path | None) -> Path | None:
-    """Where the plugin goes; None for a whole backbone, which stays in the run's folder."""
-    if task.training.method == "full":
-        if run is None:
-            raise InputError("A whole backbone that is trained stays in the folder of its run: name it with --run.")
-        if options.out:
-            raise InputError("A whole backbone that was trained is no plugin: leave --out away.")
-        return None
-    return Path(options.out) if options.out else run / PLUGIN
 
 
 @contextlib.contextmanager
@@ -136,24 +102,8 @@ def _asked_to_end(control: Control, *, keeps: bool) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cache_of(options: argparse.Namespace) -> SliceCache | None:
-    return SliceCache(Path(options.cache), max_bytes=int(options.cache_gb * GIGABYTE)) if options.cache else None
-
-
 def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
-
-
-def _changed(task: TaskSpec, options: argparse.Namespace) -> TaskSpec:
-    method = "frozen" if options.frozen else options.method
-    if method is not None:
-        task = with_method(task, method)
-    plugin, recipe = task.plugin, task.training
-    if options.backbone:
-        plugin = dataclasses.replace(plugin, backbone=BackboneRef(id=options.backbone))
-    if options.seed is not None:
-        recipe = dataclasses.replace(recipe, seed=options.seed)
-    return dataclasses.replace(task, plugin=plugin, training=recipe)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -19,9 +19,8 @@ from ..prediction import Study
 from ..spec import PluginSpec
 from ..volume import Volume, read_volume
 from .slice_cache import content_digest
-from .table import Row, read_rows
+from .table import SPLITS, Row, read_rows
 
-SPLITS = ("train", "val", "test")
 MISSING = -1  # a label that is not known
 # A file of another kind, pickled objects, a damaged archive; and an .npy file, which is no context manager.
 _UNREADABLE = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)

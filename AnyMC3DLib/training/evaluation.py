@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,21 +17,43 @@ from ..progress import ProgressCallback
 from ..spec import PluginSpec
 from .cases import Case, of_split
 from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference
-from .slices import CutCases, cut_cases
+from .slices import cut_cases
 from .task import TaskSpec
 from .trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Figures of a plugin on some cases; `difference` is the paired difference in AUC to another plugin."""
+    """What a plugin says of some cases, and its figures, which are computed when they are asked for.
 
+    `targets` are class numbers [N], or for a multilabel task [N, classes] of 0, 1, and -1 where a label is missing;
+    `probabilities` [N, classes]. `against` is another plugin on the same cases. Intervals are by patient.
+    """
+
+    spec: PluginSpec
     ids: list[str]
+    patients: list[str]
     targets: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
-    auc: Estimate
-    accuracy: Estimate
-    difference: Estimate | None = None
+    against: Evaluation | None = None
+
+    @functools.cached_property
+    def auc(self) -> Estimate:
+        """Area under the ROC curve."""
+        return bootstrap(auc, self.targets, self.probabilities, patients=self.patients)
+
+    @functools.cached_property
+    def accuracy(self) -> Estimate:
+        """Share of right answers."""
+        return bootstrap(accuracy, self.targets, self.probabilities, patients=self.patients)
+
+    @functools.cached_property
+    def difference(self) -> Estimate | None:
+        """The paired difference in AUC to the other plugin."""
+        if self.against is None:
+            return None
+        both = self.probabilities, self.against.probabilities
+        return paired_difference(auc, self.targets, *both, patients=self.patients)
 
 
 def evaluate_plugin(
@@ -43,24 +66,15 @@ def evaluate_plugin(
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Figures of the plugin file `path`, and the paired difference to the file `against`; intervals are by patient."""
-    cut, probabilities = _predict(path, cases, backbone, splits, progress)
-    ids, targets, patients = cut.ids, cut.targets, cut.patients
-    difference = None
-    if against is not None:
-        if [c.name for c in read_spec(against).classes] != [c.name for c in read_spec(path).classes]:
-            raise InputError("The two plugins do not answer for the same classes: they cannot be compared.")
-        others, other = _predict(against, cases, backbone, splits, progress)
-        if others.ids != ids or not np.array_equal(others.targets, targets):
-            raise InputError("The two plugins do not answer for the same cases: they cannot be compared.")
-        difference = paired_difference(auc, targets, probabilities, other, patients=patients)
-    return Evaluation(
-        ids,
-        targets,
-        probabilities,
-        bootstrap(auc, targets, probabilities, patients=patients),
-        bootstrap(accuracy, targets, probabilities, patients=patients),
-        difference,
-    )
+    found = _predict(path, cases, backbone, splits, progress)
+    if against is None:
+        return found
+    if [c.name for c in read_spec(against).classes] != [c.name for c in found.spec.classes]:
+        raise InputError("The two plugins do not answer for the same classes: they cannot be compared.")
+    other = _predict(against, cases, backbone, splits, progress)
+    if other.ids != found.ids or not np.array_equal(other.targets, found.targets):
+        raise InputError("The two plugins do not answer for the same cases: they cannot be compared.")
+    return dataclasses.replace(found, against=other)
 
 
 def _predict(
@@ -69,7 +83,7 @@ def _predict(
     backbone: Backbone,
     splits: Sequence[str],
     progress: ProgressCallback | None,
-) -> tuple[CutCases, npt.NDArray[np.float64]]:
+) -> Evaluation:
     spec, networks = load_networks(path, backbone)
     try:
         cut = cut_cases(of_split(cases(spec), splits), spec, dtype=np.float32, progress=progress)
@@ -80,4 +94,4 @@ def _predict(
     finally:
         for network in networks:
             network.close()
-    return cut, np.mean(members, axis=0)
+    return Evaluation(spec, cut.ids, cut.patients, cut.targets, np.mean(members, axis=0))

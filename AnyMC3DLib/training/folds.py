@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from ..errors import InputError, Suspended
 from ..files import check_writable
 from ..plugin import save_plugin
 from ..progress import Progress, ProgressCallback
+from ..spec import PluginSpec
 from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .metrics import auc, bootstrap
+from .operating_curve import operating_figures
 from .processes import Processes
 from .run import Keeping, Predicted, TrainingResult, train_plugin
 from .splits import folds
 from .task import TaskSpec
+from .trainer import EpochResult
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +50,14 @@ def train_folds(
     splits: Sequence[str] = ("train", "val"),
     keeping: Keeping | None = None,
     progress: ProgressCallback | None = None,
+    on_epoch: Callable[[EpochResult, int], None] | None = None,
     **options: Any,
 ) -> FoldsResult:
     """Train `count` members, each on all folds but one, and write them as one plugin to `out`.
 
     Folds are by patient, stratified and seeded. Temperature and thresholds come from the out-of-fold predictions, where
-    the task asks for them. Other options are those of `train_plugin`. Raises InputError as that does.
+    the task asks for them. `on_epoch` is told the fold too, from 1. Other options are those of `train_plugin`. Raises
+    InputError as that does.
     """
     if task.training.method == "full":
         raise InputError("Members of an ensemble share one backbone: train it whole without folds.")
@@ -75,6 +81,7 @@ def train_folds(
                 None,
                 keeping=_of_fold(keeping, fold),
                 progress=_told(progress, fold, count),
+                on_epoch=on_epoch and functools.partial(_tell, on_epoch, fold),
                 **options,
             )
         )
@@ -86,7 +93,7 @@ def train_folds(
             logger.warning("%s", warning)
         calm = calibrated(unseen.probabilities, found.temperature, spec)
         spec, unseen = found.applied_to(spec), dataclasses.replace(unseen, probabilities=calm)
-    spec = dataclasses.replace(spec, provenance=_provenance(members, unseen))
+    spec = dataclasses.replace(spec, provenance=_provenance(spec, members, unseen))
     if (options.get("processes") or Processes()).leads:
         save_plugin(out, spec, [member.state for member in members])
     parameters = sum(member.parameters for member in members)
@@ -110,6 +117,10 @@ def _told(progress: ProgressCallback | None, fold: int, count: int) -> ProgressC
     return lambda step: progress(Progress(f"Fold {fold + 1} of {count}: {step.step}", step.done, step.total))
 
 
+def _tell(on_epoch: Callable[[EpochResult, int], None], fold: int, result: EpochResult) -> None:
+    on_epoch(result, fold + 1)
+
+
 def _joined(parts: Sequence[Predicted]) -> Predicted:
     return Predicted(
         [name for part in parts for name in part.ids],
@@ -119,7 +130,7 @@ def _joined(parts: Sequence[Predicted]) -> Predicted:
     )
 
 
-def _provenance(members: Sequence[TrainingResult], unseen: Predicted) -> Mapping[str, Any]:
+def _provenance(spec: PluginSpec, members: Sequence[TrainingResult], unseen: Predicted) -> Mapping[str, Any]:
     """The first member's, with the figures of all: out of fold, and the spread over folds."""
     first = members[0].spec.provenance
     each = [auc(member.validation.targets, member.validation.probabilities) for member in members]
@@ -129,5 +140,7 @@ def _provenance(members: Sequence[TrainingResult], unseen: Predicted) -> Mapping
         "auc_by_fold": [None if value != value else value for value in each],
         "auc_mean": float(np.mean(known)) if known else None,
         "auc_spread": float(np.std(known)) if known else None,
+        **operating_figures(spec, unseen.targets, unseen.probabilities),
     }
-    return {**first, "validation": figures, "folds": len(members)}
+    early = {"stopped_early": True} if any(m.spec.provenance.get("stopped_early") for m in members) else {}
+    return {**first, **early, "validation": figures, "folds": len(members)}

@@ -11,10 +11,9 @@ from typing import Any
 from ..manifest import Table
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
-from .cases import SPLITS
 from .manifest_headers import same_contents
 from .manifest_rows import Headers, Problem, problem_of, problems_of
-from .table import Columns, Row, columns_of, parse_table, rows_of, stray_masks
+from .table import SPLITS, Columns, Row, columns_of, parse_table, rows_of, stray_masks
 
 
 @dataclasses.dataclass(frozen=True)

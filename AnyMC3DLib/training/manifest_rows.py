@@ -16,9 +16,8 @@ from ..geometry import boxes_overlap
 from ..manifest import CASE, Table
 from ..preprocessing import Box
 from ..regions import read_region
-from .cases import SPLITS
 from .manifest_headers import Header, misfit, read_header
-from .table import Columns, Row
+from .table import SPLITS, Columns, Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .checkpoint import CheckpointStore
 from .metrics import accuracy, auc, bootstrap
+from .operating_curve import operating_figures
 from .pixel_supervision import PixelDecoder
 from .processes import Processes
 from .slice_cache import SliceCache
@@ -107,6 +108,7 @@ def train_plugin(
     cache: SliceCache | None = None,
     allow_unreadable: int = 0,
     processes: Processes | None = None,
+    on_epoch: Callable[[EpochResult], None] | None = None,
 ) -> TrainingResult:
     """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit.
 
@@ -114,26 +116,27 @@ def train_plugin(
     cancelled one raises Cancelled and writes nothing, a suspended one raises Suspended and can go on if it is `keeping`
     its state. The test cases are looked at once, at the end. With several `processes` all call this with the same
     arguments, and the first writes. A whole backbone that was trained (`method` "full") is no plugin: `out` is None.
+    `on_epoch` is told what each epoch gave, of a run that goes on its past ones first.
     """
     control, processes = control or Control(), processes or Processes()
     progress = _asking(control, progress)
     spec = prepare_spec(task, backbone)
-    _check_arguments(task, out, train_splits, validation_splits, test_splits)
+    check_arguments(task, out, train_splits, validation_splits, test_splits)
     store = keeping.store() if keeping is not None else None
     train, validation, test = _cut(
         [of_split(cases, splits) if splits else [] for splits in (train_splits, validation_splits, test_splits)],
         spec, progress=_ending(control, progress), cache=cache, allowed=allow_unreadable,
         with_masks=bool(task.training.pixels.weight),
     )  # fmt: skip
-    _check_classes(train, spec)
-    _check_patients(train, validation, test)
+    check_classes(train, spec)
+    check_patients(train, validation, test)
     torch.manual_seed(task.training.seed)
-    with _networks_own(backbone, whole=task.training.method == "full"):
+    with networks_own(backbone, whole=task.training.method == "full"):
         network = PluginNetwork(spec, backbone).to(backbone.device)
         try:
             trainer = Trainer(
                 network, task.training, mode=mode, progress=progress, control=control, processes=processes,
-                store=store, fingerprint=_fingerprint(spec, task, train, validation),
+                store=store, fingerprint=_fingerprint(spec, task, train, validation), on_epoch=on_epoch,
             )  # fmt: skip
             trainer.fit(train, validation)
             result = _result_of(trainer, task, spec, train, validation)
@@ -185,7 +188,7 @@ def _ending(control: Control, progress: ProgressCallback) -> ProgressCallback:
     return report
 
 
-def _check_patients(*parts: CutCases | None) -> None:
+def check_patients(*parts: CutCases | None) -> None:
     """Raise InputError if a patient is in two of them: figures of patients that were learnt from mean nothing."""
     seen: dict[str, int] = {}
     for number, part in enumerate(parts):
@@ -194,9 +197,10 @@ def _check_patients(*parts: CutCases | None) -> None:
                 raise InputError(f"The patient '{patient}' is in two splits: put all cases of one into one split.")
 
 
-def _check_arguments(
+def check_arguments(
     task: TaskSpec, out: str | Path | None, train: Sequence[str], validation: Sequence[str], test: Sequence[str]
 ) -> None:
+    """Raise InputError for splits that serve two purposes, and for settings that nothing could come of."""
     if not validation and (task.training.calibrate or task.training.patience):
         raise InputError("Without validation cases nothing can be calibrated, nor ended early: leave both out.")
     if out is not None:
@@ -212,7 +216,7 @@ def _check_arguments(
 
 
 @contextlib.contextmanager
-def _networks_own(backbone: Backbone, *, whole: bool) -> Iterator[None]:
+def networks_own(backbone: Backbone, *, whole: bool) -> Iterator[None]:
     """Let the whole backbone be trained, and give it back as it was."""
     if not whole:
         yield
@@ -247,7 +251,7 @@ def _result_of(
     if predicted is not None:
         if task.training.calibrate:
             spec, predicted = _calibrated(spec, predicted)
-        figures = _figures(predicted)
+        figures = {**_figures(predicted), **operating_figures(spec, predicted.targets, predicted.probabilities)}
     parameters = sum(p.numel() for p in network.parameters())
     counts = {"train": _counts(train, spec), "validation": _counts(validation, spec) if validation else {}}
     provenance = _provenance(task, counts, figures, parameters, trainer.history)
@@ -289,7 +293,8 @@ def _asking(control: Control, progress: ProgressCallback | None) -> ProgressCall
     return report
 
 
-def _check_classes(cases: CutCases, spec: PluginSpec) -> None:
+def check_classes(cases: CutCases, spec: PluginSpec) -> None:
+    """Raise InputError if a class has no case: only the targets are looked at."""
     for name, count in _counts(cases, spec).items():
         if count == 0:
             raise InputError(f"The training cases have none of class '{name}': nothing can be learnt about it.")

@@ -15,6 +15,7 @@ from ..spec import PluginSpec
 
 PATIENT, LABEL, MASK, SPLIT, WEIGHT = "patient", "label", "mask", "split", "weight"
 MASK_OF = f"{MASK}:"
+SPLITS = ("train", "val", "test")
 # What a file is called that can be an image; a DICOM series is a folder.
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".dcm")
 IMAGE_ENDINGS = (*VOLUME_ENDINGS, ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Trainer:
 
     With a `store` the state is kept on disk, and a training that finds one there goes on from it; `fingerprint` says
     what the run is about, so that the state of another one is not taken. With several `processes` all of them call
-    the same methods with the same cases.
+    the same methods with the same cases. `on_epoch` is told each epoch, of a training that goes on the past ones first.
     """
 
     def __init__(
@@ -95,12 +96,13 @@ class Trainer:
         processes: Processes | None = None,
         store: CheckpointStore | None = None,
         fingerprint: str = "",
+        on_epoch: Callable[[EpochResult], None] | None = None,
     ) -> None:
         self.network, self.recipe = network, recipe
         self.history: list[EpochResult] = []
         self._control, self._progress = control or Control(), progress
         self._processes = processes or Processes()
-        self._store, self._fingerprint = store, fingerprint
+        self._store, self._fingerprint, self._on_epoch = store, fingerprint, on_epoch
         self.decoder = _decoder_for(network, recipe)
         self._gradients = GradientStep(
             network, mode=mode, check=self._control.check, objective=recipe.objective,
@@ -241,6 +243,7 @@ class Trainer:
         result = EpochResult(phase.name, position.epoch + 1, float(np.mean(position.losses)), score)
         self.history.append(result)
         logger.info("%s epoch %d: loss %.4f, validation score %.4f", phase.name, result.epoch, result.loss, score)
+        self._tell(result)
         position.waited = 0 if self._kept.offer(score) else position.waited + 1
 
     def _waited_enough(self, phase: Phase, position: Position) -> bool:
@@ -273,6 +276,8 @@ class Trainer:
             )
         self.load_weights(state.part("weights"))
         self.history = [EpochResult(**{**one, "score": _or_nan(one["score"])}) for one in facts["history"]]
+        for result in self.history:
+            self._tell(result)
         self._kept.restore_from(state.part("best"), facts["best"])
         if self._gradients.mode == "auto":
             # What did not fit then does not fit now.
@@ -284,6 +289,10 @@ class Trainer:
         self._control.check()
         if self._control.suspended and self._processes.count == 1:
             raise Suspended(SUSPENDED)
+
+    def _tell(self, result: EpochResult) -> None:
+        if self._on_epoch is not None and self._processes.leads:
+            self._on_epoch(result)
 
     def _report(self, step: str, done: int, total: int) -> None:
         self._control.check()

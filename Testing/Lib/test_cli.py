@@ -27,7 +27,7 @@ from AnyMC3DLib.preprocessing import Box
 from AnyMC3DLib.progress import Progress
 from AnyMC3DLib.regions import read_region
 from AnyMC3DLib.spec import BackboneRef, IntensitySpec, RegionSpec, SliceSpec
-from AnyMC3DLib.training import metrics
+from AnyMC3DLib.training import metrics, order
 from AnyMC3DLib.training.step import StepMode
 from AnyMC3DLib.training.task import TaskSpec, TrainingSpec
 from AnyMC3DLib.volume import Volume, read_volume, write_volume
@@ -244,7 +244,7 @@ def test_the_step_of_a_training_is_what_was_asked_for(bench: Bench, monkeypatch:
         raise InputError("That is enough.")
 
     monkeypatch.setattr(train_command, "keep_freed_memory", lambda: True)
-    monkeypatch.setattr(train_command, "train_plugin", train_plugin)
+    monkeypatch.setattr(order, "train_plugin", train_plugin)
     arguments = ["--task", bench.task, "--data", bench.data, "--out", bench.folder / "x", "--backbone", "timm:test_vit"]
     for words in ([], *(["--step", mode] for mode in get_args(StepMode))):
         assert anymc3d("train", *arguments, *bench.computing, *words) == 1

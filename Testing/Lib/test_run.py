@@ -86,10 +86,12 @@ def test_the_figures_in_the_file_are_those_of_the_plugin(backbone: Backbone, tmp
     place, data = tmp_path / "plugin.safetensors", cases("train") + cases("val")
     train_plugin(task(backbone), data, backbone, place)
     found = evaluate_plugin(place, lambda spec: data, backbone, splits=["val"])
-    assert read_spec(place).provenance["validation"] == {
+    figures = read_spec(place).provenance["validation"]
+    assert {name: figures[name] for name in ("auc", "accuracy")} == {
         "auc": found.auc.to_dict(),
         "accuracy": found.accuracy.to_dict(),
     }
+    assert set(figures) == {"auc", "accuracy", "operating_points", "operating_cases"}
 
 
 def test_the_same_task_and_data_give_the_same_file(backbone: Backbone, tmp_path: Path) -> None:

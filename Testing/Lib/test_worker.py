@@ -174,6 +174,7 @@ def test_before_hello_every_request_is_an_error(tmp_path: Path) -> None:
         (request_line(5, "pause", {}), WRONG_STATE, 5),
         (request_line(5, "resume", {}), WRONG_STATE, 5),
         (request_line(5, "stop", {}), WRONG_STATE, 5),
+        (request_line(5, "suspend", {}), WRONG_STATE, 5),
         (request_line(5, "cancel", {"request": 77}), WRONG_STATE, 5),
     ],
 )

@@ -404,8 +404,9 @@ def test_a_plugin_is_trained_and_measured(desk: Desk) -> None:
     out = desk.folder / "trained.safetensors"
     answer = Course(desk, out, 1).start().result(WAIT_S)
     spec = read_spec(out)
-    assert answer["spec"] == json.loads(json.dumps(spec.to_dict()))
-    assert answer["parameters"] > 0 and answer["epochs"] == list(spec.provenance["epochs"])
+    assert answer["plugin"] == str(out) and answer["parameters"] == spec.provenance["parameters"]
+    assert answer["figures"] == json.loads(json.dumps(spec.provenance["validation"])) and not answer["stopped_early"]
+    assert [(e["phase"], e["epoch"]) for e in answer["epochs"]] == [("warm-up", 1), ("warm-up", 2), ("training", 1)]
     given = {"data": str(desk.folder / "data.npz"), "weights": str(desk.weights["first"])}
     figures = desk.call("evaluate", plugin=str(out), against=str(out), splits=["val", "test"], **given)
     assert figures["plugin"] == "Blob" and figures["cases"] == 18
