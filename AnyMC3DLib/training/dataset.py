@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import InputError
 from ..manifest import CASE
 from ..spec import PluginSpec
+from .dataset_classes import read_classes, write_classes
 from .dataset_columns import Layout, checked, cleaned
 from .dataset_file import LINE_OF_FIRST_ROW, read_cells, told_path, write_cells
 from .dataset_labels import check_unused, relabel, rename
@@ -54,7 +55,7 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, spec: PluginSpec | None = None) -> Dataset:
-        """The table of a CSV or JSON lines file, for the plugin of a task, or guessed without one.
+        """The table of a CSV or JSON lines file, for the plugin of a task, or as it was saved here, or guessed.
 
         A guess takes the classes in the order of the alphabet, and a label that no case has is not among them. Raises
         InputError if the file is no such table, and with its sentence for the first line that is malformed.
@@ -62,7 +63,8 @@ class Dataset:
         place = _whole(path)
         table = read_cells(place)
         dataset = cls.__new__(cls)
-        dataset._start(Layout.of_table(table, spec))
+        told = None if spec is not None else read_classes(place, table)
+        dataset._start(told or Layout.of_table(table, spec))
         for line, cells in table.rows:
             dataset._keys_by_line[line] = dataset._rows.append({name: text for name, text in cells.items() if text})
         dataset._path = place
@@ -71,12 +73,13 @@ class Dataset:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as CSV, which is its file from now on; raises InputError if that cannot be.
 
-        Paths of files in the table's folder become relative to it. Columns that no row fills are left out, apart from
-        those of the images, the labels, and such as nothing knows.
+        The order of its classes is written beside it. Paths of files in the table's folder become relative to it.
+        Columns that no row fills are left out, apart from those of the images, the labels, and such as nothing knows.
         """
         place = _whole(path)
         for case, cells in zip(self._rows.all, self._write(place), strict=True):
             case.cells = cells
+        write_classes(place, self._layout)
         self._path, self._modified = place, False
 
     def save_copy(self, path: str | os.PathLike[str]) -> None:

@@ -71,8 +71,12 @@ class Layout:
         images = dict(columns.images)
         task_type = guessed if spec is None else spec.task_type
         layout = cls(task_type, columns.classes, images, _masks(images, columns.masks), _regions(images))
-        known = set(layout.columns)
-        return dataclasses.replace(layout, others=tuple(name for name in table.columns if name not in known))
+        return layout.beside(table.columns)
+
+    def beside(self, columns: Sequence[str]) -> Layout:
+        """As it is, in a table of these columns, which may hold some that nothing knows."""
+        known = set(self.columns)
+        return dataclasses.replace(self, others=tuple(name for name in columns if name not in known))
 
     @property
     def multilabel(self) -> bool:

@@ -340,7 +340,7 @@ def test_a_table_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_classes_are_guessed_without_a_task_and_taken_from_one_with_it(tmp_path: Path) -> None:
     dataset = labelled(6, classes=("normal", "lesion"))
-    dataset.save(tmp_path / "table.csv")
+    dataset.save_copy(tmp_path / "table.csv")
     guessed = Dataset.open(tmp_path / "table.csv")
     assert (guessed.task_type, guessed.classes) == ("binary", ("lesion", "normal"))
     known = Dataset.open(tmp_path / "table.csv", spec=spec_for(dataset))
@@ -911,3 +911,34 @@ def test_the_table_and_its_check_need_no_torch(action: str) -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'sklearn', 'timm')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_the_positive_class_stays_the_second_one_though_the_alphabet_says_otherwise(tmp_path: Path) -> None:
+    dataset = Dataset(("no lesion", "lesion", "artefact"), "multiclass")
+    dataset.add(image="a.nrrd", label="lesion")
+    dataset.save(tmp_path / "cases.csv")
+    again = Dataset.open(tmp_path / "cases.csv")
+    assert again.classes == ("no lesion", "lesion", "artefact")
+    assert again.task_type == "multiclass"
+    assert not again.modified
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "no JSON",
+        "[]",
+        '{"task_type": "binary", "classes": ["a", 3], "images": ["image"]}',
+        '{"task_type": "binary", "classes": ["a", "b"], "images": ["image"]}',
+        '{"task_type": "binary", "classes": ["no", "yes"], "images": ["t1"]}',
+        '{"task_type": "multilabel", "classes": ["no", "yes"], "images": ["image"]}',
+        '{"task_type": "ranking", "classes": ["no", "yes"], "images": ["image"]}',
+    ],
+)
+def test_what_lies_beside_a_table_and_does_not_fit_it_is_left_aside(tmp_path: Path, told: str) -> None:
+    (tmp_path / "cases.csv").write_text("case,image,label\nx,a.nrrd,yes\ny,b.nrrd,no\n", encoding="utf-8")
+    (tmp_path / "cases.classes.json").write_text(told, encoding="utf-8")
+    dataset = Dataset.open(tmp_path / "cases.csv")
+    assert dataset.classes == ("no", "yes")
+    assert dataset.task_type == "binary"
+    assert dataset.sources == ("image",)
