@@ -10,7 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from AnyMC3DLib.errors import AnyMC3DError
+from AnyMC3DLib.errors import AnyMC3DError, InputError
 
 from .card_text import card_text, damaged_text, entry_text
 from .devices import AUTOMATIC, UNKNOWN, DeviceChoice
@@ -151,9 +151,34 @@ class ClassifyPanel:
         except AnyMC3DError as error:
             self.failed(str(error))
 
+    def ask_about(self, images: Mapping[str, slicer.vtkMRMLVolumeNode], card: PluginCard, class_name: str) -> None:
+        """Classify these volumes with this plugin alone, as if a person had chosen and clicked.
+
+        Where no class is found, the heat of `class_name` is the one that is offered.
+        """
+        if self._session.busy:
+            raise InputError(_("A study is being classified: wait for it, or cancel it."))
+        self._ui.pluginFilterEdit.clear()
+        self._parameters.plugins, self._parameters.heat = [card.name], [card.name, class_name]
+        self.refresh()
+        self._rows.show(images, {}, {})
+        self._rows.keep(images)
+        self._study_changed()
+        self.classify()
+
     def cancel(self) -> None:
         """End the work that goes on."""
         self._session.cancel()
+
+    def tick(self, card: PluginCard) -> None:
+        """Show a plugin that is new in the folder, and tick it."""
+        self._parameters.plugins = [*dict.fromkeys([*self._parameters.plugins, card.name])]
+        self._ui.pluginFilterEdit.clear()
+        self.refresh()
+        plugins = self._ui.pluginList
+        for row in range(plugins.count):
+            if plugins.item(row).data(PATH_ROLE) == str(card.path):
+                plugins.setCurrentRow(row)
 
     def add_plugin(self, path: str | Path) -> None:
         """Copy a plugin file into the folder and tick it."""
@@ -162,8 +187,7 @@ class ClassifyPanel:
         except AnyMC3DError as error:
             slicer.util.errorDisplay(str(error))
             return
-        self._parameters.plugins = [*self._parameters.plugins, card.name]
-        self.refresh()
+        self.tick(card)
 
     # what the session tells
 

@@ -22,6 +22,7 @@ from .overlay import HeatOverlay
 from .parameters import AnyMC3DParameters
 from .plugin_folder import PluginCard, PluginFolder
 from .report_page import save_report
+from .research_desk import ResearchDesk
 from .results import ResultStore
 from .results_panel import ResultsPanel
 from .sample_data import install_plugin_once
@@ -45,6 +46,7 @@ class Desk:
         scene: slicer.vtkMRMLScene,
         parameters: Callable[[], AnyMC3DParameters],
         client: WorkerClient | None = None,
+        training_client: WorkerClient | None = None,
     ) -> None:
         self._ui, self._form, self._scene, self._parameters_of = ui, form, scene, parameters
         self._asked_devices = self._scene_is_other = False
@@ -66,6 +68,10 @@ class Desk:
             ui, Dependencies(slicer_tools()), stop_engine=self.session.close,
             installed=self.ask_for_devices,
         )  # fmt: skip
+        self.research = ResearchDesk(
+            ui, scene=scene, client=self._client, training_client=training_client or WorkerClient(on_log=self._log),
+            folder=folder, classify=self.panel, device=lambda: self.parameters.device,
+        )  # fmt: skip
         self._tag = self.parameters.connectGui(form)
         self._show_latest()
 
@@ -82,9 +88,13 @@ class Desk:
             self._client.request("devices", {}, done=self._devices_found, failed=self._devices_unknown)
 
     def scene_closes(self) -> None:
-        """The job ends, and with it the worker: its images are those of the scene."""
-        self.session.close()
+        """The job ends, and with it the worker, whose images are those of the scene, unless it measures a plugin."""
+        if self.research.evaluation.busy:
+            self.session.let_go()
+        else:
+            self.session.close()
         self.results.clear()
+        self.research.scene_closes()
         self.scene_changes()
 
     def scene_changes(self) -> None:
@@ -108,6 +118,7 @@ class Desk:
     def close(self, *, wait: bool = False) -> None:
         """End the job and the worker, take the heat off, let go of the scene."""
         self.parameters.disconnectGui(self._tag)
+        self.research.close(wait_ms=END_MS if wait else 0)
         self.session.close(wait_ms=END_MS if wait else 0)
         self.results.close()
         self.overlay.close()

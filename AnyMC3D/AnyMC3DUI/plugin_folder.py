@@ -6,17 +6,17 @@ Needs the standard library alone: a plugin's description stands in the head of i
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import re
 import shutil
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from AnyMC3DLib.errors import AnyMC3DError, InputError, PluginError
+from AnyMC3DLib.errors import AnyMC3DError, InputError
 from AnyMC3DLib.files import replacing
 from AnyMC3DLib.plugin import read_spec
+from AnyMC3DLib.plugin_edit import check_whole, revise_plugin
 from AnyMC3DLib.resources import resource
 from AnyMC3DLib.spec import BackboneRef, PluginSpec, TaskType
 
@@ -24,6 +24,7 @@ ENDING = ".safetensors"
 SAMPLE = ("Sample", "HeadLesionPhantom.safetensors")
 # The first that a plugin has is shown: figures of cases that had no part in the training say most.
 FIGURES_FROM = ("test", "validation")
+LONGEST_STEM = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,14 @@ class DamagedFile:
 
 
 class PluginFolder:
-    """The plugins in a folder, as they were at the last `refresh`; the folder need not be there."""
+    """The plugins in a folder, as they were at the last `refresh`; the folder need not be there.
 
-    def __init__(self, path: str | Path) -> None:
+    `trash` puts a file away and says whether it could; without it a file is deleted.
+    """
+
+    def __init__(self, path: str | Path, *, trash: Callable[[Path], bool] | None = None) -> None:
         self.path = Path(path)
+        self._trash = trash or _delete
         self.cards: tuple[PluginCard, ...] = ()
         self.damaged: tuple[DamagedFile, ...] = ()
         self.refresh()
@@ -114,8 +119,7 @@ class PluginFolder:
         target = same[0] if same else self._free_place(source.stem)
         if target.exists() and target.samefile(source):
             return card
-        with replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
+        _copy(source, target)
         self.refresh()
         return dataclasses.replace(card, path=target)
 
@@ -124,12 +128,53 @@ class PluginFolder:
         return self.install(resource(*SAMPLE))
 
     def remove(self, path: Path) -> None:
-        """Delete a file of the folder; raises InputError if the system refuses."""
+        """Put a file of the folder into the trash; raises InputError if the system refuses."""
         try:
-            path.unlink(missing_ok=True)
+            gone = not path.exists() or self._trash(path)
         except OSError as error:
             raise InputError(f"'{path.name}' cannot be deleted: {error.strerror or error}.") from error
+        if not gone:
+            raise InputError(f"'{path.name}' cannot be moved to the trash: delete it in the folder of the plugins.")
         self.refresh()
+
+    def rename(self, card: PluginCard, name: str) -> PluginCard:
+        """Give a plugin another name, in the file that it has; raises as `revise`."""
+        return self.revise(card, name=name)
+
+    def revise(self, card: PluginCard, **fields: Any) -> PluginCard:
+        """Change what a plugin says or where it decides: see `plugin_edit.revise_plugin`, of which the fields are.
+
+        Raises InputError for a name that another plugin has, and as that does.
+        """
+        if isinstance(fields.get("name"), str):
+            self._check_free(fields["name"], but=card.path)
+        revise_plugin(card.path, **fields)
+        self.refresh()
+        return read_card(card.path)
+
+    def duplicate(self, card: PluginCard, name: str) -> PluginCard:
+        """A copy of a plugin under another name, in a file of its own; raises as `revise`."""
+        self._check_free(name)
+        target = self._free_place(_stem_of(name))
+        revise_plugin(card.path, target, name=name)
+        self.refresh()
+        return read_card(target)
+
+    def export(self, card: PluginCard, to: str | Path) -> Path:
+        """Copy a plugin to a file, or into a folder, and return its place.
+
+        Raises PluginError if the plugin is damaged by now, and InputError if it cannot be written there.
+        """
+        target = Path(to)
+        if target.is_dir():
+            target = target / card.path.name
+        if target.suffix != ENDING:
+            target = target.with_name(target.name + ENDING)
+        check_whole(card.path)
+        if not (target.exists() and target.samefile(card.path)):
+            _copy(card.path, target)
+        self.refresh()
+        return target
 
     def matching(self, *, anatomy: str = "", modality: str = "", words: str = "") -> list[PluginCard]:
         """The cards of that anatomy and modality (any where empty) that hold each of the words."""
@@ -159,6 +204,10 @@ class PluginFolder:
         # What begins with a dot is being copied, or belongs to the system.
         return [p for p in places if p.suffix == ENDING and not p.name.startswith(".") and p.is_file()]
 
+    def _check_free(self, name: str, *, but: Path | None = None) -> None:
+        if any(card.name == name.strip() and card.path != but for card in self.cards):
+            raise InputError(f"There is a plugin called '{name.strip()}' already: give another name.")
+
     def _free_place(self, stem: str) -> Path:
         place, number = self.path / f"{stem}{ENDING}", 1
         while place.exists():
@@ -169,9 +218,8 @@ class PluginFolder:
 
 def read_card(path: Path) -> PluginCard:
     """The card of a plugin file; raises PluginError if it is none, or only a part of one."""
-    spec = read_spec(path)
-    _check_whole(path)
-    return card_of(spec, path)
+    check_whole(path)
+    return card_of(read_spec(path), path)
 
 
 def card_of(spec: PluginSpec, path: Path) -> PluginCard:
@@ -222,18 +270,19 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None
 
 
-def _check_whole(path: Path) -> None:
-    """Raise PluginError for a file of which the end is missing, as after a broken download."""
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        ends = [int(item["data_offsets"][1]) for name, item in header.items() if name != "__metadata__"]
-        whole = path.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, LookupError, TypeError, struct.error):
-        whole = False
-    if not whole:
-        raise PluginError(f"'{path.name}' is damaged or incomplete: get the plugin again.")
+def _stem_of(name: str) -> str:
+    """A file name for a plugin of that name, which may hold anything."""
+    return re.sub(r"[^\w.-]+", "-", name)[:LONGEST_STEM].strip("-_. ") or "plugin"
+
+
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _delete(path: Path) -> bool:
+    path.unlink(missing_ok=True)
+    return True
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

@@ -169,11 +169,15 @@ class ClassifySession:
             self._rendering.cancel()
             self._rendering = None
 
-    def close(self, *, wait_ms: int = 0) -> None:
-        """End all work and the worker, and tell the listener nothing more of it; the session can be used again."""
+    def let_go(self) -> None:
+        """End all work, and tell the listener nothing more of it; the worker stays for others."""
         self.cancel_rendering()
         self._end_run()
         self._jobs.clear()
+
+    def close(self, *, wait_ms: int = 0) -> None:
+        """As `let_go`, and end the worker; the session can be used again."""
+        self.let_go()
         self._client.close(wait_ms=wait_ms)
 
     def _classifying(self, ticked: tuple[Ticked, ...]) -> Steps:

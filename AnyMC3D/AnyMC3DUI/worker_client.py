@@ -12,7 +12,7 @@ import qt
 
 import AnyMC3DLib
 from AnyMC3DLib.errors import AnyMC3DError, Cancelled
-from AnyMC3DLib.messages import Cancel, LogNote, ProgressNote
+from AnyMC3DLib.messages import Cancel, EpochNote, LogNote, ProgressNote
 from AnyMC3DLib.protocol import Id
 from AnyMC3DLib.records import Record
 from AnyMC3DLib.transport import ARGUMENTS, WorkerDied
@@ -39,8 +39,10 @@ def worker_environment(changes: Mapping[str, str] | None = None) -> dict[str, st
 class Call:
     """A request of which the answer is to come."""
 
-    def __init__(self, method: str, params: Any, done: Done, failed: Failed, progress: Any) -> None:
-        self.method, self.params, self.progress = method, params, progress
+    def __init__(
+        self, method: str, params: Any, done: Done, failed: Failed, progress: Any = None, epoch: Any = None
+    ) -> None:
+        self.method, self.params, self.progress, self.epoch = method, params, progress, epoch
         self._done, self._failed = done, failed
         self.id: Id | None = None
         self.over = False
@@ -115,9 +117,10 @@ class WorkerClient(qt.QObject):
         done: Done,
         failed: Failed,
         progress: Callable[[ProgressNote], None] | None = None,
+        epoch: Callable[[EpochNote], None] | None = None,
     ) -> Call:
         """Send a request; later `done` is called with its result, or `failed` with its error."""
-        call = Call(method, params, done, failed, progress)
+        call = Call(method, params, done, failed, progress, epoch)
         if self.ready:
             self._send(call)
         else:
@@ -127,7 +130,7 @@ class WorkerClient(qt.QObject):
 
     def start(self, *, done: Done, failed: Failed) -> Call:
         """Start the worker, unless it runs; `done` gets its private folder."""
-        call = Call("", None, done, failed, None)
+        call = Call("", None, done, failed)
         self._waiting.append(call)
         if self.ready:
             qt.QTimer.singleShot(0, self._send_waiting)
@@ -198,7 +201,12 @@ class WorkerClient(qt.QObject):
     def _send(self, call: Call) -> None:
         try:
             call.id = self._worker.protocol.request(
-                call.method, call.params, done=call.done, failed=call.failed, progress=call.progress
+                call.method,
+                call.params,
+                done=call.done,
+                failed=call.failed,
+                progress=call.progress,
+                epoch=call.epoch,
             )
         except AnyMC3DError as error:
             self._fail_soon([call], error)

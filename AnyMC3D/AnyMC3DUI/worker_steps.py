@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from AnyMC3DLib.messages import ProgressNote
+from AnyMC3DLib.messages import EpochNote, ProgressNote
 from AnyMC3DLib.records import Record
 
 from .worker_client import Call, WorkerClient
@@ -40,8 +40,10 @@ class Asking:
         params: Record,
         *,
         progress: Callable[[ProgressNote], None] | None = None,
+        epoch: Callable[[EpochNote], None] | None = None,
     ) -> None:
-        self._client, self._method, self._params, self._progress = client, method, params, progress
+        self._client, self._method, self._params = client, method, params
+        self._progress, self._epoch = progress, epoch
         self._call: Call | None = None
         self._done: Callable[[Any], None] | None = None
         self._failed: Callable[[Exception], None] | None = None
@@ -55,7 +57,12 @@ class Asking:
         """As `Step.begin`."""
         self._done, self._failed = done, failed
         self._call = self._client.request(
-            self._method, self._params, done=self.succeeded, failed=self.did_not, progress=self._went_on
+            self._method,
+            self._params,
+            done=self.succeeded,
+            failed=self.did_not,
+            progress=self._went_on,
+            epoch=self._epoch_ended,
         )
 
     def cancel(self) -> None:
@@ -77,3 +84,7 @@ class Asking:
     def _went_on(self, note: ProgressNote) -> None:
         if self._done is not None and self._progress is not None:
             self._progress(note)
+
+    def _epoch_ended(self, note: EpochNote) -> None:
+        if self._done is not None and self._epoch is not None:
+            self._epoch(note)

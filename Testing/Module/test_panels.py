@@ -55,13 +55,13 @@ def plugins(tmp_path: Path) -> Path:
 @pytest.fixture
 def desk(host: Host, plugins: Path) -> Desk:  # noqa: F811
     from AnyMC3DUI.classify_panel import ClassifyPanel
+    from AnyMC3DUI.form import load_form
     from AnyMC3DUI.parameters import AnyMC3DParameters
     from AnyMC3DUI.plugin_folder import PluginFolder
     from AnyMC3DUI.results_panel import ResultsPanel
 
-    form = slicer.util.loadUI(str(REPOSITORY / "Resources" / "UI" / "AnyMC3D.ui"))
+    form, ui = load_form()
     host.window.panel.setWidget(form)
-    ui = slicer.util.childWidgetVariables(form)
     parameters = AnyMC3DParameters(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
     folder, session, overlay = PluginFolder(plugins), FakeSession(), FakeOverlay()
     found: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from AnyMC3DUI.plugin_folder import SAMPLE, PluginFolder, read_card
 
 from AnyMC3DLib.errors import AnyMC3DError, InputError, PluginError
-from AnyMC3DLib.plugin import METADATA_KEY
+from AnyMC3DLib.plugin import METADATA_KEY, read_spec
 from AnyMC3DLib.resources import resource
 
 SAMPLE_FILE = resource(*SAMPLE)
@@ -183,6 +184,115 @@ def test_a_removed_plugin_is_gone(tmp_path: Path) -> None:
     folder.remove(card.path)
     assert folder.cards == () and not card.path.exists()
     folder.remove(card.path)
+
+
+def test_a_removed_plugin_goes_where_the_desk_puts_it(tmp_path: Path) -> None:
+    trash = tmp_path / "trash"
+    folder = PluginFolder(tmp_path / "plugins", trash=lambda path: bool(path.rename(trash)))
+    card = folder.install_sample()
+    folder.remove(card.path)
+    assert folder.cards == () and trash.read_bytes() == SAMPLE_FILE.read_bytes()
+    folder.remove(card.path)
+
+
+def refuse(_: Path) -> bool:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("trash", "sentence"), [(lambda _: False, "cannot be moved to the trash"), (refuse, "deleted: Permission denied")]
+)
+def test_a_plugin_that_cannot_be_put_away_stays(tmp_path: Path, trash: Callable[[Path], bool], sentence: str) -> None:
+    folder = PluginFolder(tmp_path, trash=trash)
+    card = folder.install_sample()
+    with pytest.raises(InputError, match=sentence):
+        folder.remove(card.path)
+    assert card.path.exists() and len(folder.cards) == 1
+
+
+# Changed, copied, handed on
+
+
+def tensors_of(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[8 + struct.unpack("<Q", content[:8])[0] :]
+
+
+def test_a_plugin_gets_another_name_in_its_own_file(tmp_path: Path) -> None:
+    folder = PluginFolder(tmp_path)
+    card = folder.install_sample()
+    renamed = folder.rename(card, " My lesions ")
+    assert renamed == folder.cards[0] and renamed.name == "My lesions" and renamed.path == card.path
+    assert tensors_of(card.path) == tensors_of(SAMPLE_FILE) and len(list(tmp_path.iterdir())) == 1
+    assert folder.rename(renamed, "My lesions") == renamed
+
+
+def test_a_plugin_is_revised(tmp_path: Path) -> None:
+    folder = PluginFolder(tmp_path)
+    card = folder.install_sample()
+    revised = folder.revise(card, licence="MIT", description="Is it bright?", thresholds={"lesion": 0.3})
+    assert (revised.licence, revised.answers, folder.cards) == ("MIT", "Is it bright?", (revised,))
+    assert [c.threshold for c in read_spec(card.path).classes] == [0.7, 0.3]
+    assert tensors_of(card.path) == tensors_of(SAMPLE_FILE)
+
+
+def test_a_duplicate_has_a_name_and_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = PluginFolder(tmp_path)
+    card = folder.install_sample()
+    before = card.path.read_bytes()
+    names = ["Second", "..Second", "Zweites: für *mich*?", "." * 60, "日本語" * 20]
+    copies = [folder.duplicate(card, name) for name in names]
+    assert sorted(c.name for c in folder.cards) == sorted([card.name, *names])
+    assert [c.path.name for c in copies] == [
+        "Second.safetensors", "Second-2.safetensors", "Zweites-für-mich.safetensors", "plugin.safetensors",
+        ("日本語" * 20)[:50] + ".safetensors",
+    ]  # fmt: skip
+    assert card.path.read_bytes() == before and {tensors_of(c.path) for c in copies} == {tensors_of(card.path)}
+
+
+def test_a_name_is_that_of_one_plugin(tmp_path: Path) -> None:
+    folder = PluginFolder(tmp_path)
+    card, other = folder.install_sample(), read_card(plugin_file(tmp_path / "knee.safetensors"))
+    folder.refresh()
+    for act in (folder.rename, folder.duplicate, lambda card, name: folder.revise(card, name=name, licence="MIT")):
+        with pytest.raises(InputError, match="There is a plugin called 'Knee' already"):
+            act(card, "Knee ")
+    with pytest.raises(InputError, match="called 'HeadLesionPhantom' already"):
+        folder.duplicate(card, card.name)
+    assert read_card(card.path) == card and read_card(other.path) == other and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_cannot_be_leaves_the_folder_as_it_is(tmp_path: Path) -> None:
+    folder = PluginFolder(tmp_path)
+    card = folder.install_sample()
+    for act in (folder.rename, folder.duplicate):
+        for name in ("", " ", "a/b", "x" * 200, "a\nb"):
+            with pytest.raises(InputError):
+                act(card, name)
+    with pytest.raises(InputError, match="no class 'none'"):
+        folder.revise(card, thresholds={"none": 0.5})
+    assert list(tmp_path.iterdir()) == [card.path] and card.path.read_bytes() == SAMPLE_FILE.read_bytes()
+    card.path.unlink()
+    for act in (folder.rename, folder.duplicate, folder.export):
+        with pytest.raises(PluginError, match="There is no plugin file"):
+            act(card, str(tmp_path / "x") if act == folder.export else "Other")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exported_plugin_is_the_same_file(tmp_path: Path) -> None:
+    folder, out = PluginFolder(tmp_path / "plugins"), tmp_path / "out"
+    card = folder.install_sample()
+    out.mkdir()
+    places = [folder.export(card, to) for to in (out, out / "mine", str(out / "v1.2"), out / "a.safetensors")]
+    assert [place.name for place in places] == [
+        card.path.name, "mine.safetensors", "v1.2.safetensors", "a.safetensors",
+    ]  # fmt: skip
+    assert {place.read_bytes() for place in places} == {SAMPLE_FILE.read_bytes()}
+    before = card.path.stat().st_mtime_ns
+    assert folder.export(card, folder.path) == card.path and card.path.stat().st_mtime_ns == before
+    (out / "in the way").write_bytes(b"")
+    with pytest.raises(InputError, match="Cannot write"):
+        folder.export(card, out / "in the way" / "p")
 
 
 def test_cards_are_found_by_anatomy_modality_and_words(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class CoreIOManager:
         if kind == "SceneFile":
             return self.loadScene(path, clear=bool(properties.get("clear", True)))
         node_class, storage_class = STORAGE[kind]
+        if kind == "VolumeFile" and properties.get("labelmap"):
+            node_class = "vtkMRMLLabelMapVolumeNode"
         name = properties.get("name") or Path(path).name.split(".")[0]
         node = self.scene.AddNewNodeByClass(node_class, self.scene.GenerateUniqueName(name))
         storage = self.scene.AddNewNodeByClass(storage_class)
@@ -55,7 +57,7 @@ class CoreIOManager:
         before = self.scene.GetNumberOfNodes()
         if not self.loadNodes(kind, properties):
             return None
-        node_class = STORAGE[kind][0]
+        node_class = "vtkMRMLVolumeNode" if kind == "VolumeFile" else STORAGE[kind][0]
         fresh = [self.scene.GetNthNode(index) for index in range(before, self.scene.GetNumberOfNodes())]
         return next(node for node in fresh if node.IsA(node_class))
 
