@@ -169,8 +169,9 @@ class WorkerClient(qt.QObject):
         if worker is not None:
             self._ending.append(worker)
             worker.end(END_MS)
-            if wait_ms:
-                worker.wait_for_end(wait_ms)
+        if wait_ms:
+            for ending in list(self._ending):
+                ending.wait_for_end(wait_ms)
 
     def _start(self) -> None:
         if self._worker is not None:

@@ -1,11 +1,12 @@
 """The longest gap in the Qt event loop while the module works on all cores, as JSON. Views are left out.
 
-    python Testing/Benchmarks/gui_event_loop.py [--seconds 60] [--size 512 512 400]
+    python Testing/Benchmarks/gui_event_loop.py [--seconds 60] [--size 512 512 400] [--training]
 
 The module runs in the stand-in of Testing/Host, without slice views and 3D view, whose drawing is not measured. A CT
 of the size given is classified by a ViT with as many slices as take so many seconds; then its heat is put into the
 scene and fused with the anatomy for 3D, and the threshold's slider is dragged. The gap is that of a timer that wants
-to run each millisecond. The Python needs the extras `gui` and `test`.
+to run each millisecond. With --training the Train tab trains a plugin on all cores all the while. The Python needs the
+extras `gui` and `test`.
 """
 
 from __future__ import annotations
@@ -101,6 +102,27 @@ def open_study(host: Any, folder: Path, *, seconds: float, size: tuple[int, int,
     return widget
 
 
+def begin_training(widget: Any, folder: Path) -> None:
+    """Have the Train tab train on made-up heads, for longer than all that is measured."""
+    from AnyMC3DLib.phantom import head_phantom
+    from AnyMC3DLib.training.dataset import Dataset
+    from AnyMC3DLib.volume import write_volume
+
+    cases = Dataset(("no lesion", "lesion"))
+    for number in range(12):
+        place = folder / f"head-{number}.nrrd"
+        write_volume(place, head_phantom(number, lesion=number % 2 == 1).volume)
+        split = "val" if number >= 8 else "train"
+        cases.add(image=place, label=cases.classes[number % 2], split=split)
+    cases.save(folder / "cases.csv")
+    widget.desk.research.dataset.open(folder / "cases.csv")
+    widget.desk.research.training.refresh()
+    widget.ui.trainNameEdit.setText("Heads")
+    widget.ui.trainEpochsSpin.setValue(500)
+    widget.ui.trainStartButton.click()
+    spin(lambda: widget.ui.trainStateLabel.text.startswith("Training, epoch 2"), seconds=300)
+
+
 def told(widget: Any, gaps: Gaps) -> None:
     """Have each state of the session begin a part."""
     changed: Callable[[Any], None] = widget.desk.panel.changed
@@ -118,12 +140,14 @@ def fused(widget: Any) -> bool:
     return volume.node is not None and not volume._working
 
 
-def measure(folder: Path, *, seconds: float, size: tuple[int, int, int]) -> dict[str, Any]:
+def measure(folder: Path, *, seconds: float, size: tuple[int, int, int], training: bool) -> dict[str, Any]:
     """The gaps during a job of so many seconds on a volume of (columns, rows, slices), and of what follows it."""
     os.environ[BASE_VARIABLE] = str(folder)
     gaps = Gaps()
     with start() as host:
         widget = open_study(host, folder, seconds=seconds, size=size)
+        if training:
+            begin_training(widget, folder)
         told(widget, gaps)
         widget.ui.classifyButton.click()
         spin(lambda: widget.ui.stepLabel.text.startswith("Classifying: "))
@@ -142,6 +166,10 @@ def measure(folder: Path, *, seconds: float, size: tuple[int, int, int]) -> dict
         spin(lambda: fused(widget))
         gaps.end()
         sentence = widget.ui.stepLabel.text
+        trained = widget.ui.trainStateLabel.text
+        if training:
+            widget.ui.trainPauseButton.click()
+            spin(lambda: not widget.desk.research.training.busy, seconds=120)
     return {
         "longest_gap_ms": max(part["longest_gap_ms"] for part in gaps.parts.values()),
         "parts": gaps.parts,
@@ -150,6 +178,7 @@ def measure(folder: Path, *, seconds: float, size: tuple[int, int, int]) -> dict
         "cores_used_by_the_worker": round(used / lasted, 2),
         "volume": list(size),
         "panel_says": sentence,
+        "train_tab_says": trained,
     }
 
 
@@ -158,9 +187,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the job lasts, about")
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 400), metavar="N", help="of the volume")
+    parser.add_argument("--training", action="store_true", help="train a plugin meanwhile")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), seconds=options.seconds, size=tuple(options.size)), indent=2))
+        size = tuple(options.size)
+        figures = measure(Path(folder), seconds=options.seconds, size=size, training=options.training)
+        print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
