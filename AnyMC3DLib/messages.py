@@ -308,7 +308,7 @@ class Cancel(Params):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shutdown(Params):
-    """End the worker; what runs or waits is cancelled."""
+    """End the worker; what runs or waits is cancelled, but a training with a run saves where it stands."""
 
 
 METHODS: Mapping[str, type[Params]] = {

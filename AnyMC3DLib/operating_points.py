@@ -17,8 +17,6 @@ from .spec import PluginSpec
 POINTS, CASES = "operating_points", "operating_cases"
 MOST_POINTS = 101
 DECIMALS = 4
-# Two rates are kept to four decimals each: sums that are nearer than this may be equal.
-TIE = 1.5e-4
 MOST_CASES = 10**9
 
 
@@ -29,11 +27,6 @@ class OperatingPoint:
     threshold: float
     sensitivity: float
     specificity: float
-
-    @property
-    def index(self) -> float:
-        """Youden's index: 0 is chance, 1 is without fault."""
-        return self.sensitivity + self.specificity - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +44,13 @@ class OperatingCurve:
     def at(self, threshold: float) -> OperatingPoint:
         """What holds at a threshold; raises InputError for one outside 0 to 1.
 
-        Exact, where the curve keeps every case; where it was thinned, for the next lower threshold that was kept.
+        Exact at thresholds of up to four decimals where the curve keeps every case; where it was thinned, for the next
+        lower threshold that was kept.
         """
         if not 0 <= threshold <= 1:
             raise InputError(f"A threshold lies within 0 to 1, but is {threshold:g}.")
         place = bisect.bisect_right(self.points, threshold, key=lambda point: point.threshold) - 1
         return dataclasses.replace(self.points[max(place, 0)], threshold=float(threshold))
-
-    def youden(self) -> OperatingPoint:
-        """Where sensitivity + specificity - 1 is greatest: in the middle between the cases on either side.
-
-        Of several that are equally good it is the nearest to 0.5, as when thresholds are fitted in training.
-        """
-        best = max(point.index for point in self.points)
-        ends = [*(point.threshold for point in self.points[1:]), 1.0]
-        pairs = zip(self.points, ends, strict=True)
-        found = [self.at(_middle(p.threshold, end)) for p, end in pairs if p.index >= best - TIE]
-        return min(found, key=lambda point: abs(point.threshold - 0.5))
 
 
 def curve_of(spec: PluginSpec, class_name: str) -> OperatingCurve | None:
@@ -87,12 +70,6 @@ def curve_of(spec: PluginSpec, class_name: str) -> OperatingCurve | None:
         return None
     cases = _mapping(_mapping(validation.get(CASES)).get(class_name))
     return OperatingCurve(points, _count(cases.get("positives")), _count(cases.get("negatives")))
-
-
-def _middle(low: float, high: float) -> float:
-    middle = (low + high) / 2
-    short = round(middle, DECIMALS)
-    return short if low < short < high else middle
 
 
 def _in_order(first: OperatingPoint, second: OperatingPoint) -> bool:

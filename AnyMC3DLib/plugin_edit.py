@@ -220,10 +220,15 @@ def _header_of(spec: PluginSpec, head: _Head, source: Path) -> bytes:
 
 def _write(target: Path, start: bytes, source: Path, skipped: int) -> None:
     """Write `start` and what follows the first `skipped` bytes of `source`, which may be the same file."""
-    with replacing(target) as temporary, source.open("rb") as old, temporary.open("wb") as new:
-        old.seek(skipped)
-        new.write(start)
-        shutil.copyfileobj(old, new)
+    # A link stays one, and what was private stays private.
+    place = target.resolve()
+    with replacing(place) as temporary:
+        with source.open("rb") as old, temporary.open("wb") as new:
+            old.seek(skipped)
+            new.write(start)
+            shutil.copyfileobj(old, new)
+        if place.exists():
+            shutil.copymode(place, temporary)
 
 
 def _same(first: Path, second: Path) -> bool:

@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 1 << 16
 # A training that is cancelled takes away what it has half written.
 TRAINING_END_S = 5.0
+# For one that saves where it stands: a step of a large backbone on a CPU takes a while.
+SAVING_S = 60.0
 # What these did stays done, so that a cancel that comes too late must not deny it.
 LASTING = frozenset({"load", "unload", "train"})
 
@@ -213,11 +215,12 @@ class Server:
     def _shutdown(self, id: Id, _: Params) -> None:  # noqa: A002
         with self._changed:
             self._queue.clear()
-            for job in self._pending.values():
-                job.control.cancel()
             training = self._training()
+            saves = training is not None and _keeps(training)
+            for job in self._pending.values():
+                (job.control.suspend if saves and job is training else job.control.cancel)()
         if training is not None:
-            training.ended.wait(TRAINING_END_S)
+            training.ended.wait(SAVING_S if saves else TRAINING_END_S)
         self.progress.finish()
         with self._changed:
             for job in list(self._pending.values()):

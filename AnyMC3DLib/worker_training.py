@@ -121,10 +121,10 @@ def evaluate(params: Evaluate, progress: ProgressCallback, *, lend: Lend) -> dic
 
 def _task_of(params: CourseParams | Train) -> TaskSpec:
     from .training.order import changed_task
-    from .training.task import TaskSpec, read_task
+    from .training.task import read_task, task_from
 
     if isinstance(params.task, Mapping):
-        task = TaskSpec.from_dict(params.task, where="task")
+        task = task_from(params.task, where="task")
     else:
         task = read_task(checked_path(params.task))
     seed = params.seed if isinstance(params, Train) else None

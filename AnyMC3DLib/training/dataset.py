@@ -77,9 +77,11 @@ class Dataset:
         Columns that no row fills are left out, apart from those of the images, the labels, and such as nothing knows.
         """
         place = _whole(path)
-        for case, cells in zip(self._rows.all, self._write(place), strict=True):
-            case.cells = cells
+        rows = self._write(place)
         write_classes(place, self._layout)
+        # Once both are written: with paths for another folder, the table in memory would be wrong.
+        for case, cells in zip(self._rows.all, rows, strict=True):
+            case.cells = cells
         self._path, self._modified = place, False
 
     def save_copy(self, path: str | os.PathLike[str]) -> None:

@@ -20,7 +20,7 @@ ENDING = ".classes.json"
 
 def place_of(table: Path) -> Path:
     """The file beside a table."""
-    return table.with_name(f"{table.stem}{ENDING}")
+    return table.with_name(f"{table.name}{ENDING}")
 
 
 def write_classes(table: Path, layout: Layout) -> None:
@@ -41,7 +41,7 @@ def read_classes(table: Path, cells: Table) -> Layout | None:
     used = {row[LABEL] for _, row in cells.rows if row.get(LABEL)}
     if not layout.multilabel and not used <= set(layout.classes):
         return None
-    return layout.beside(cells.columns)
+    return layout.with_masks(cells).beside(cells.columns)
 
 
 def _texts(values: Any) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import InputError
 from ..manifest import CASE, ONLY_IMAGE, REGION, Table
 from ..spec import PluginSpec, TaskType
-from .table import LABEL, MASK, MASK_OF, PATIENT, SPLIT, SPLITS, WEIGHT, columns_of
+from .table import LABEL, MASK, MASK_OF, PATIENT, SPLIT, SPLITS, WEIGHT, columns_of, mask_columns
 
 MULTILABEL = "multilabel"
 TASK_TYPES: tuple[str, ...] = typing.get_args(TaskType)
@@ -72,6 +72,10 @@ class Layout:
         task_type = guessed if spec is None else spec.task_type
         layout = cls(task_type, columns.classes, images, _masks(images, columns.masks), _regions(images))
         return layout.beside(table.columns)
+
+    def with_masks(self, table: Table) -> Layout:
+        """With the columns that the table has for masks, which can be called in two ways where there is one image."""
+        return dataclasses.replace(self, masks=_masks(self.images, mask_columns(table, self.images)))
 
     def beside(self, columns: Sequence[str]) -> Layout:
         """As it is, in a table of these columns, which may hold some that nothing knows."""

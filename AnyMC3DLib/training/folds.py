@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backbone import Backbone
 from ..control import Control
-from ..errors import InputError, Suspended
+from ..errors import Cancelled, InputError, Suspended
 from ..files import check_writable
 from ..plugin import save_plugin
 from ..progress import Progress, ProgressCallback
@@ -73,18 +73,27 @@ def train_folds(
         if control.stopping:
             raise Suspended(f"The training was stopped before fold {fold + 1} of {count}, but an ensemble needs all.")
         own = _parted(pool, numbers, fold)
-        members.append(
-            train_plugin(
-                dataclasses.replace(task, training=dataclasses.replace(task.training, calibrate=False)),
-                own,
-                backbone,
-                None,
-                keeping=_of_fold(keeping, fold),
-                progress=_told(progress, fold, count),
-                on_epoch=on_epoch and functools.partial(_tell, on_epoch, fold),
-                **options,
+        try:
+            members.append(
+                train_plugin(
+                    dataclasses.replace(task, training=dataclasses.replace(task.training, calibrate=False)),
+                    own,
+                    backbone,
+                    None,
+                    keeping=_of_fold(keeping, fold),
+                    progress=_told(progress, fold, count),
+                    on_epoch=on_epoch and functools.partial(_tell, on_epoch, fold),
+                    **options,
+                )
             )
-        )
+        except Suspended:
+            raise
+        except Cancelled as error:
+            if fold == 0 or control.cancelled or not control.stopping:
+                raise
+            # The folds before are kept, and their work can be gone on with.
+            words = f"The training was stopped in fold {fold + 1} of {count}, but an ensemble needs all."
+            raise Suspended(words) from error
     unseen = _joined([member.validation for member in members])
     spec = dataclasses.replace(members[0].spec, members=count)
     if task.training.calibrate:

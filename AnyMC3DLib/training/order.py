@@ -17,7 +17,7 @@ from .folds import train_folds
 from .methods import Method, with_method
 from .processes import Processes
 from .run import Keeping, TrainingResult, train_plugin
-from .run_folder import PLUGIN, write_run
+from .run_folder import MODEL, PLUGIN, write_run
 from .slice_cache import SliceCache
 from .step import StepMode
 from .task import TaskSpec
@@ -100,6 +100,7 @@ def carry_out(
 
     `on_epoch` is told what each epoch gave, and its fold from 1. Raises what `train_plugin` and `train_folds` do.
     """
+    _check_free(order)
     common: dict[str, Any] = {
         "mode": order.step,
         "progress": progress,
@@ -125,6 +126,15 @@ def carry_out(
         on_epoch=on_epoch and (lambda result: on_epoch(result, None)),
         **common,
     )
+
+
+def _check_free(order: TrainingOrder) -> None:
+    """Raise InputError where a run would take another's place that is whole, or that can be gone on with."""
+    if order.run is None or order.resume:
+        return
+    left = [order.run / PLUGIN, order.run / MODEL, *order.run.glob("state/state-*"), *order.run.glob("fold-*/state/*")]
+    if any(place.exists() for place in left):
+        raise InputError(f"The folder '{order.run}' holds a run already: go on with --resume, or name another.")
 
 
 def keep_run(

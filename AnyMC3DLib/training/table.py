@@ -176,7 +176,7 @@ def columns_of(table: Table, spec: PluginSpec | None) -> Columns:
     return Columns(
         images,
         region_columns(images, [spec]),
-        _mask_columns(table, images),
+        mask_columns(table, images),
         names if multilabel else (LABEL,),
         names,
         multilabel,
@@ -184,7 +184,7 @@ def columns_of(table: Table, spec: PluginSpec | None) -> Columns:
     )
 
 
-def _mask_columns(table: Table, images: Mapping[str, str]) -> dict[str, str]:
+def mask_columns(table: Table, images: Mapping[str, str]) -> dict[str, str]:
     """A column of the mask by source; `mask` alone says enough where there is one image."""
     named = {source: f"{MASK_OF}{source}" for source in images if f"{MASK_OF}{source}" in table.columns}
     return {source: MASK for source in images if len(images) == 1 and MASK in table.columns} | named
@@ -204,7 +204,7 @@ def _guessed(table: Table) -> Columns:
     multilabel = LABEL not in table.columns and bool(flags)
     labels = tuple(flags) if multilabel else (LABEL,)
     classes = labels if multilabel else tuple(sorted(set(values.get(LABEL, ()))))
-    return Columns(images, regions, _mask_columns(table, images), labels, classes, multilabel, False)
+    return Columns(images, regions, mask_columns(table, images), labels, classes, multilabel, False)
 
 
 def rows_of(table: Table, columns: Columns, *, folder: Path) -> list[Row]:

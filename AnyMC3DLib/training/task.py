@@ -98,11 +98,16 @@ def read_task(name: str | Path) -> TaskSpec:
         data: Any = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The task file '{place.name}' is not JSON: {error}.") from error
-    task = TaskSpec.from_dict(_with_the_papers(data), where=place.name)
+    return task_from(data, where=f"The task file '{place.name}'")
+
+
+def task_from(data: Any, *, where: str) -> TaskSpec:
+    """A task from JSON values, `where` names them in a message; raises InputError if it is wrong."""
+    task = TaskSpec.from_dict(_with_the_papers(data), where=where)
     unknown = _unknown_fields(task)
     if unknown:
         # A plugin file may come from a newer version; a task is typed by a person.
-        raise InputError(f"The task file '{place.name}' has the unknown field '{unknown[0]}': check its spelling.")
+        raise InputError(f"{where} has the unknown field '{unknown[0]}': check its spelling.")
     return task
 
 

@@ -183,7 +183,7 @@ class Trainer:
             position.batch, position.losses = 0, []
             position.epoch += 1
             # What was stopped within an epoch has its state of then, from which the epoch can be ended another time.
-            if is_whole and (phase.name == Tuning.name or self._due()):
+            if is_whole and (phase.name == Tuning.name or last or self._due()):
                 self._save(phase, position)
             if last or self._waited_enough(phase, position):
                 return

@@ -35,6 +35,9 @@ from AnyMC3DLib.training.task import TaskSpec, read_task
 from AnyMC3DLib.volume import Volume
 
 RADII_MM = (6.0, 8.0)
+# A slab through the middle of the head, of which no slices are merged: a small lesion would be diluted.
+SHAPE, SPACING = (10, 112, 96), (1.75, 1.75, 3.5)
+EPOCHS = 8
 TRAIN, TEST, EVERY = 60, 80, 10
 SOURCE = "image"
 
@@ -62,7 +65,7 @@ def main() -> None:
 
 def _phantom(number: int) -> Phantom:
     """Every second head has a lesion."""
-    return head_phantom(number, lesion=number % 2 == 1, lesion_radii_mm=RADII_MM)
+    return head_phantom(number, lesion=number % 2 == 1, shape=SHAPE, spacing=SPACING, lesion_radii_mm=RADII_MM)
 
 
 def _measure(seed: int, weight: float, backbone: Backbone) -> dict[str, float]:
@@ -76,7 +79,8 @@ def _task(seed: int, weight: float) -> TaskSpec:
     task = read_task("HeadLesionPhantom")
     recipe = task.training
     pixels = dataclasses.replace(recipe.pixels, weight=weight)
-    return dataclasses.replace(task, training=dataclasses.replace(recipe, seed=seed, keep="last", pixels=pixels))
+    recipe = dataclasses.replace(recipe, seed=seed, epochs=EPOCHS, keep="last", pixels=pixels)
+    return dataclasses.replace(task, training=recipe)
 
 
 def _cohort(seed: int) -> list[Case]:

@@ -937,8 +937,43 @@ def test_the_positive_class_stays_the_second_one_though_the_alphabet_says_otherw
 )
 def test_what_lies_beside_a_table_and_does_not_fit_it_is_left_aside(tmp_path: Path, told: str) -> None:
     (tmp_path / "cases.csv").write_text("case,image,label\nx,a.nrrd,yes\ny,b.nrrd,no\n", encoding="utf-8")
-    (tmp_path / "cases.classes.json").write_text(told, encoding="utf-8")
+    (tmp_path / "cases.csv.classes.json").write_text(told, encoding="utf-8")
     dataset = Dataset.open(tmp_path / "cases.csv")
     assert dataset.classes == ("no", "yes")
     assert dataset.task_type == "binary"
     assert dataset.sources == ("image",)
+
+
+def test_the_masks_of_a_table_that_was_saved_stay_masks_whatever_their_column_is_called(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "a" / "cases.csv"
+    path.write_text("case,image,mask:image,label\nx,i.nrrd,m.nrrd,yes\ny,j.nrrd,,no\n", encoding="utf-8")
+    dataset = Dataset.open(path)
+    dataset.save(path)
+    again = Dataset.open(path)
+    assert again.mask_path(again.keys[0], "image") == tmp_path / "a" / "m.nrrd"
+    again.save(tmp_path / "b" / "cases.csv")
+    moved = Dataset.open(tmp_path / "b" / "cases.csv")
+    assert moved.mask_path(moved.keys[0], "image") == tmp_path / "a" / "m.nrrd"
+
+
+def test_a_save_that_fails_beside_the_table_leaves_the_paths_as_they_were(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "b" / "cases.csv.classes.json").mkdir()
+    dataset = Dataset()
+    key = dataset.add(image=tmp_path / "a" / "x.nrrd", label="yes")
+    dataset.save(tmp_path / "a" / "cases.csv")
+    with pytest.raises(InputError):
+        dataset.save(tmp_path / "b" / "cases.csv")
+    assert dataset.path == tmp_path / "a" / "cases.csv"
+    assert dataset.image_path(key, "image") == tmp_path / "a" / "x.nrrd"
+
+
+def test_two_tables_of_one_name_keep_an_order_of_classes_each(tmp_path: Path) -> None:
+    for ending, classes in ((".csv", ("sick", "healthy")), (".tsv", ("healthy", "sick"))):
+        dataset = labelled(4, classes=classes)
+        dataset.save(tmp_path / f"cases{ending}")
+    assert Dataset.open(tmp_path / "cases.csv").classes == ("sick", "healthy")
+    assert Dataset.open(tmp_path / "cases.tsv").classes == ("healthy", "sick")

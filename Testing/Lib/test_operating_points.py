@@ -22,7 +22,6 @@ from AnyMC3DLib.operating_points import MOST_POINTS, OperatingCurve, curve_of
 from AnyMC3DLib.plugin import read_spec
 from AnyMC3DLib.spec import ClassSpec, PluginSpec
 from AnyMC3DLib.training import metrics
-from AnyMC3DLib.training.calibration import fit_calibration
 from AnyMC3DLib.training.decisions import decisions
 from AnyMC3DLib.training.folds import train_folds
 from AnyMC3DLib.training.operating_curve import curve_points, operating_figures
@@ -198,26 +197,6 @@ def test_cases_of_one_kind_give_nothing(binary: PluginSpec) -> None:
         operating_figures(binary, np.array([0, 1]), np.array([[0.3, np.nan], [0.6, 0.4]]))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_the_best_point_is_that_of_the_calibration(binary: PluginSpec, seed: int) -> None:
-    targets, probabilities = binary_cases(40, seed=seed)
-    fitted = fit_calibration(probabilities, targets, dataclasses.replace(binary, temperature=1.0))
-    best = curve(binary, "lesion", targets, probabilities).youden()
-    true, false = roc_curve(targets, probabilities[:, 1])[1::-1]
-    assert best.index == pytest.approx((true - false).max(), abs=2e-4)
-    found = curve(binary, "lesion", targets, probabilities)
-    thresholds = fit_calibration(probabilities, targets, binary).thresholds
-    if fitted.temperature == 1:
-        assert found.at(thresholds[1]) == dataclasses.replace(best, threshold=thresholds[1])
-    assert 0 < best.threshold < 1
-
-
-def test_a_useless_plugin_still_gets_a_threshold_that_can_be_set(binary: PluginSpec) -> None:
-    positive = np.array([1e-6, 2e-6])
-    best = curve(binary, "lesion", np.array([1, 0]), np.stack([1 - positive, positive], axis=1)).youden()
-    assert best.index == 0 and 0 < best.threshold < 1
-
-
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, math.inf])
 def test_a_threshold_that_is_none_is_refused(binary: PluginSpec, threshold: float) -> None:
     with pytest.raises(InputError, match="lies within 0 to 1"):
@@ -268,7 +247,6 @@ def test_counts_that_cannot_be_read_are_not_told(binary: PluginSpec, counts: Any
 def test_a_foreign_curve_that_begins_late_holds_from_there_down(binary: PluginSpec) -> None:
     found = curve_of(with_figures(binary, {"operating_points": {"lesion": [[0.4, 0.9, 0.3]]}}), "lesion")
     assert found.at(0.1).sensitivity == 0.9
-    assert found.youden().threshold == 0.7
 
 
 def test_the_curve_is_read_with_the_standard_library_alone() -> None:

@@ -87,6 +87,16 @@ def test_the_network_gives_the_same_bits(file: Path, tmp_path: Path, backbone: B
     assert len(outputs[0]) == 2 and all(torch.equal(*pair) for pair in zip(*outputs, strict=True))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither modes nor, as a rule, links")
+def test_a_private_file_stays_private_and_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
+    file.chmod(0o600)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(file)
+    revise_plugin(link, name="Liver")
+    assert link.is_symlink() and read_spec(file).name == "Liver"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("extra", range(9))
 def test_other_programs_read_the_file_whatever_its_length(file: Path, extra: int) -> None:
     before = load_file(file)

@@ -277,6 +277,46 @@ def test_the_end_of_input_suspends_a_training_with_a_run(bench: Bench, desk: Not
     assert list((run / "state").iterdir()) and not (run / "plugin.safetensors").exists()
 
 
+def test_the_worker_is_shut_down_only_once_a_training_with_a_run_has_saved_itself(bench: Bench, desk: Notified) -> None:
+    run = bench.folder / "run"
+    desk.begin(bench, run=str(run))
+    desk.ask(2, "shutdown")
+    desk.wait(lambda: desk.left == [0])
+    assert desk.answer(1)["result"]["suspended"]
+    assert list((run / "state").iterdir())
+
+
+def test_a_frozen_plugin_that_is_suspended_at_its_end_has_its_state(bench: Bench) -> None:
+    run, control = str(bench.folder / "run"), Control()
+    heard = Heard()
+    heard.epoch = lambda **facts: control.suspend() if facts["epoch"] == 2 else None
+    assert bench.train(run=run, method="frozen", control=control, heard=heard)["suspended"]
+    assert list((Path(run) / "state").iterdir())
+    answer = bench.train(run=run, method="frozen", resume=True)
+    assert_same_plugin(answer["plugin"], bench.train(run=str(bench.folder / "whole"), method="frozen")["plugin"])
+
+
+@pytest.mark.parametrize("first", [{"method": "frozen"}, {}, {"folds": 2}])
+def test_a_run_that_is_there_is_not_written_over(bench: Bench, first: dict[str, Any]) -> None:
+    run = bench.folder / "run"
+    bench.train(run=str(run), **first)
+    before = (run / "plugin.safetensors").read_bytes()
+    for second in ({"method": "frozen", "seed": 3}, {"folds": 2}, {}):
+        with pytest.raises(InputError, match="holds a run already"):
+            bench.train(run=str(run), **second)
+    assert (run / "plugin.safetensors").read_bytes() == before
+
+
+def test_a_task_is_the_same_in_a_file_and_in_the_request(bench: Bench) -> None:
+    place = bench.folder / "task.json"
+    place.write_text(json.dumps(bench.task), encoding="utf-8")
+    one = bench.train(out=str(bench.folder / "one.safetensors"))
+    other = bench.train(out=str(bench.folder / "other.safetensors"), task=str(place))
+    assert_same_plugin(one["plugin"], other["plugin"])
+    with pytest.raises(InputError, match="unknown field 'epoch'"):
+        bench.train(out=str(bench.folder / "p.safetensors"), task=bench.recipe(epoch=3))
+
+
 def test_the_end_of_input_lets_a_training_without_a_run_write_its_plugin(bench: Bench, desk: Notified) -> None:
     out = bench.folder / "p.safetensors"
     desk.begin(bench, out=str(out))
@@ -364,6 +404,18 @@ def test_folds_that_a_budget_does_not_suffice_for_go_on_another_time(bench: Benc
     assert answer["suspended"]
     whole = bench.train(run=str(bench.folder / "whole"), folds=2)
     assert_same_plugin(bench.train(run=run, folds=2, resume=True)["plugin"], whole["plugin"])
+
+
+@pytest.mark.parametrize("moment", ["Fold 2 of 2: Cutting", "Fold 2 of 2: Embedding training"])
+def test_a_fold_that_has_not_begun_to_learn_is_gone_on_with_too(
+    bench: Bench, timers: list[FakeTimer], moment: str
+) -> None:
+    run = str(bench.folder / "run")
+    assert bench.train(run=run, folds=2, minutes=1, heard=at(moment, timers))["suspended"]
+    again = Heard()
+    answer = bench.train(run=run, folds=2, resume=True, heard=again)
+    assert not any(step.startswith("Fold 1 of 2: Training") for step in again.steps)
+    assert_same_plugin(answer["plugin"], bench.train(run=str(bench.folder / "whole"), folds=2)["plugin"])
 
 
 def test_an_ensemble_says_that_any_of_its_folds_ended_early(bench: Bench, timers: list[FakeTimer]) -> None:
