@@ -15,7 +15,8 @@ from .earlier import nodes_of_class
 if TYPE_CHECKING:
     from AnyMC3DLib.training.dataset import Dataset
 
-# The file of the dataset that a node of the scene was stored to, or was read from.
+# The node's ID and the file of the dataset that it was stored to, or was read from: clones and crops of a node have
+# its attributes too, and another ID.
 FILE_ATTRIBUTE = "AnyMC3D.DatasetFile"
 
 
@@ -52,9 +53,23 @@ def in_scene(scene: slicer.vtkMRMLScene, path: Path) -> slicer.vtkMRMLNode | Non
     """The node of the scene that was read from, or stored to, that file of a dataset."""
     for kind in ("vtkMRMLVolumeNode", "vtkMRMLSegmentationNode"):
         for node in nodes_of_class(scene, kind):
-            if node.GetAttribute(FILE_ATTRIBUTE) == str(path):
+            if file_of(node) == path:
                 return node
     return None
+
+
+def remember_file(node: slicer.vtkMRMLNode, path: Path) -> None:
+    """Keep with a node of the scene which file of a dataset holds the same."""
+    node.SetAttribute(FILE_ATTRIBUTE, f"{node.GetID()}|{path}")
+
+
+def file_of(node: slicer.vtkMRMLNode) -> Path | None:
+    """The file that `remember_file` was told for this very node."""
+    owner, _, path = (node.GetAttribute(FILE_ATTRIBUTE) or "").partition("|")
+    scene = node.GetScene()
+    # Not by the ID alone: a node that was copied over another one in the scene has its ID too.
+    owns = path and scene is not None and owner == node.GetID() and scene.GetNodeByID(owner) is node
+    return Path(path) if owns else None
 
 
 def _load_volume(path: Path, name: str) -> slicer.vtkMRMLVolumeNode:
@@ -63,7 +78,7 @@ def _load_volume(path: Path, name: str) -> slicer.vtkMRMLVolumeNode:
     else:
         # Slicer would else take a file with a number in its name for one slice of many.
         node = _loaded(path, {"name": name, "singleFile": True, "show": False})
-    node.SetAttribute(FILE_ATTRIBUTE, str(path))
+    remember_file(node, path)
     return node
 
 
@@ -89,7 +104,7 @@ def _load_mask(
     finally:
         scene.RemoveNode(labels)
     node.CreateDefaultDisplayNodes()
-    node.SetAttribute(FILE_ATTRIBUTE, str(path))
+    remember_file(node, path)
     return node
 
 

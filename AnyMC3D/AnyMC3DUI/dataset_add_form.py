@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from AnyMC3DLib.errors import AnyMC3DError, InputError
 
-from .dataset_adding import MASK_USE, REGION_USE, Adding, Order, Segment, columns_of, key_of_volume
+from .dataset_adding import MASK_USE, REGION_USE, Adding, Order, Segment, columns_of, place_of_volume
 from .dataset_room import Room
 from .dicom_series import chosen_series
 from .steps import Sequence, Steps
@@ -27,6 +27,8 @@ class AddForm:
         self._ui, self._room, self._secret = ui, room, secret
         self._labels: list[Mapping[str, str] | None] = [None]
         self._run: Sequence | None = None
+        self._stored: int | None = None  # cases of the series so far, while series are added
+        self._series_words = ui.datasetAddSeriesButton.text
         self._watch = Watch()
         for value, text in ((MASK_USE, _("as mask")), (REGION_USE, _("as region"))):
             ui.datasetSegmentUseSelector.addItem(text, value)
@@ -34,7 +36,7 @@ class AddForm:
         ui.datasetVolumeSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
         ui.datasetSourceSelector.connect("currentIndexChanged(int)", self.update)
         ui.datasetAddButton.connect("clicked()", self.add)
-        ui.datasetAddSeriesButton.connect("clicked()", self.add_series)
+        ui.datasetAddSeriesButton.connect("clicked()", self.add_series_or_cancel)
         self._segmentation_chosen(None)
 
     # what is shown
@@ -66,16 +68,19 @@ class AddForm:
         self._ui.datasetAddButton.text = words
         volume = self._ui.datasetVolumeSelector.currentNode()
         self._ui.datasetAddButton.setEnabled(dataset is not None and free and volume is not None)
-        self._ui.datasetAddSeriesButton.setEnabled(dataset is not None and free)
+        series = self._stored is not None
+        self._ui.datasetAddSeriesButton.text = _("Cancel") if series else self._series_words
+        self._ui.datasetAddSeriesButton.setEnabled(dataset is not None and (free or series))
+
+    @property
+    def runs(self) -> bool:
+        """Whether something is being stored."""
+        return self._run is not None
 
     def close(self) -> None:
         """End what goes on; a file that is half written goes too."""
         self._watch.stop()
-        run, self._run = self._run, None
-        if run is not None:
-            run.cancel()
-            self._room.progress(None)
-            self._room.busy(False)
+        self._cancel()
 
     # what a person does
 
@@ -88,11 +93,19 @@ class AddForm:
         except AnyMC3DError as error:
             self._room.tell(str(error))
 
-    def add_series(self) -> None:
-        """Begin to store the series that are chosen in the DICOM browser."""
+    def add_series_or_cancel(self) -> None:
+        """Begin to store the series that are chosen in the DICOM browser; while that goes on, end it."""
+        if self._stored is not None:
+            stored = self._stored
+            self._cancel()
+            self.update()
+            self._room.tell(_("Cancelled. {stored}").format(stored=_count(stored)))
+            return
         try:
-            labels = self._chosen_labels()
-            self._begin(self._adding().series(chosen_series(), self._source(), labels), self._series_added)
+            labels, source, uids = self._chosen_labels(), self._source(), chosen_series()
+            steps = self._adding().series(uids, source, labels, added=self._one_of_series_added)
+            self._stored = 0
+            self._begin(steps, self._series_added)
         except AnyMC3DError as error:
             self._room.tell(str(error))
 
@@ -104,11 +117,12 @@ class AddForm:
         volume, source, segment = self._ui.datasetVolumeSelector.currentNode(), self._source(), self._segment()
         if volume is None:
             raise InputError(_("Choose a volume first."))
-        key = key_of_volume(self._room.dataset, volume)
+        # A segment belongs to the image that the volume is, whichever is chosen.
+        key, image = place_of_volume(self._room.dataset, volume) or (None, source)
         name = self._room.dataset.cell(key, "case") if key is not None else ""
         if key is not None and segment is not None:
             question = _("This volume is {case} already. Put the segment into that case?")
-            order = Order(volume, source, {}, segment, key, with_image=False)
+            order = Order(volume, image, {}, segment, key, with_image=False)
             return order if self._room.ask.yes(question.format(case=name)) else None
         if key is not None:
             question = _("This volume is {case} already. Add it once more?")
@@ -124,32 +138,37 @@ class AddForm:
         self.update()
         self._run.begin()
 
+    def _cancel(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+            self._end()
+
     def _end(self) -> None:
-        self._run = None
+        self._run = self._stored = None
         self._room.progress(None)
         self._room.busy(False)
 
     def _added(self, key: int) -> None:
         self._end()
         dataset = self._room.dataset
-        self._show_rows([key])
+        self._room.table.show_case(key)
+        self._room.modified()
+        self.update()
         # The next volume may have another answer.
         self._ui.datasetLabelSelector.setCurrentIndex(0)
         self._room.tell(_("{case} is stored; save the table to keep its row.").format(case=dataset.cell(key, "case")))
 
-    def _series_added(self, found: tuple[list[int], list[str]]) -> None:
-        self._end()
-        keys, faults = found
-        self._show_rows(keys)
-        one = _("1 case is stored.")
-        words = one if len(keys) == 1 else _("{count} cases are stored.").format(count=len(keys))
-        self._room.tell("\n".join([words, *dict.fromkeys(faults)]))
-
-    def _show_rows(self, keys: list[int]) -> None:
-        for key in keys:
-            self._room.table.show_case(key)
+    def _one_of_series_added(self, key: int) -> None:
+        """At once, for a person may save, split or edit meanwhile."""
+        self._stored += 1
+        self._room.table.add(key)
         self._room.modified()
+
+    def _series_added(self, faults: list[str]) -> None:
+        stored = self._stored or 0
+        self._end()
         self.update()
+        self._room.tell("\n".join([_count(stored), *dict.fromkeys(faults)]))
 
     def _failed(self, error: AnyMC3DError) -> None:
         self._end()
@@ -207,6 +226,10 @@ class AddForm:
         box.setCurrentIndex(max(0, box.findData(before)) if found else -1)
         for widget in (box, self._ui.datasetSegmentUseSelector):
             widget.setEnabled(bool(found))
+
+
+def _count(stored: int) -> str:
+    return _("1 case is stored.") if stored == 1 else _("{count} cases are stored.").format(count=stored)
 
 
 def segments_of(node: slicer.vtkMRMLSegmentationNode) -> dict[str, str]:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import slicer
 from slicer.i18n import tr as _
 
 from AnyMC3DLib.errors import AnyMC3DError, InputError
 
-from .case_loader import FILE_ATTRIBUTE
+from .case_loader import file_of, remember_file
 from .dataset_store import Stored, free_stem, store_image, store_mask, store_region
-from .dicom_series import identity_of, load_series
-from .handover import HandedBox, image_of, region_of
+from .dicom_series import PATIENT, Arrivals, identity_of, is_pseudonym, load_series
+from .handover import HandedBox, HandedImage, image_of, region_of
 from .steps import InTurns, Steps
 from .turns import Work
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from AnyMC3DLib.training.dataset import Dataset
 
 MASK_USE, REGION_USE = "mask", "region"
+SAME_PLACE_MM = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Adding:
             if isinstance(labels, HandedBox):
                 raise InputError(_("A box is no segment: choose a segmentation."))
         patient = self._patient(order.volume)
+        self._check_case(order, image, patient)
         name = self._dataset.cell(order.key, "case") if order.key is not None else self._new_name(folder)
         stem = free_stem(folder, name if len(self._dataset.sources) == 1 else f"{name}-{order.source}")
         columns = columns_of(self._dataset, order.source)
@@ -86,34 +89,73 @@ class Adding:
                 stored.path.unlink(missing_ok=True)
             raise
         if columns.image in written and order.volume.GetScene() is not None:
-            order.volume.SetAttribute(FILE_ATTRIBUTE, str(written[columns.image].path))
+            remember_file(order.volume, written[columns.image].path)
         return key
 
-    def series(self, uids: Sequence[str], source: str, labels: Mapping[str, str]) -> Steps:
+    def series(
+        self, uids: Sequence[str], source: str, labels: Mapping[str, str], *, added: Callable[[int], None]
+    ) -> Steps:
         """The steps for the volumes of DICOM series, which leave the scene again.
 
-        Their value are the keys of the cases, and what went wrong in sentences.
+        `added` is told the key of each case at once; the value of the steps is what went wrong, in sentences.
         """
-        keys, faults = [], []
+        faults: list[str] = []
         for uid in uids:
             yield InTurns(_breath())
+            arrivals = Arrivals(slicer.mrmlScene)
             try:
-                for volume in load_series(uid):
-                    try:
-                        keys.append((yield from self.case(Order(volume, source, labels))))
-                    finally:
-                        # Hundreds of series would not fit into memory, and each of them names its patient.
-                        slicer.mrmlScene.RemoveNode(volume)
+                with arrivals:
+                    volumes = load_series(uid)
+                for volume in volumes:
+                    yield from self._one_of_series(Order(volume, source, labels), faults, added)
             except AnyMC3DError as error:
                 faults.append(str(error))
-        return keys, faults
+            finally:
+                # Hundreds of series would not fit into memory, and each of them names its patient.
+                arrivals.leave()
+        return faults
+
+    def _one_of_series(self, order: Order, faults: list[str], added: Callable[[int], None]) -> Steps:
+        """A series of several volumes may hold one that no dataset can hold: the others are added all the same."""
+        try:
+            key = yield from self.case(order)
+        except AnyMC3DError as error:
+            faults.append(str(error))
+        else:
+            added(key)
+
+    def _check_case(self, order: Order, image: HandedImage, patient: str) -> None:
+        """Raise InputError where the volume does not belong to the case that it is to go into."""
+        if order.key is None:
+            return
+        if not order.with_image:
+            self._check_place(order, image)
+            return
+        known = self._dataset.cell(order.key, PATIENT)
+        # A table from elsewhere has other words for patients, which can be compared with nothing.
+        if patient and is_pseudonym(known) and known != patient:
+            words = _("This volume is of another patient than case {case}.")
+            raise InputError(words.format(case=self._dataset.cell(order.key, "case")))
+
+    def _check_place(self, order: Order, image: HandedImage) -> None:
+        """A segment is drawn over the volume as it lies now: it must be where its case's image was stored."""
+        from AnyMC3DLib.training.manifest_headers import read_header
+
+        path = self._dataset.image_path(order.key, order.source)
+        if path is None:
+            return
+        stored = read_header(path)
+        same = stored.grid == image.array.shape[:3]
+        if not same or not np.allclose(stored.ijk_to_ras, image.ijk_to_ras, rtol=0, atol=SAME_PLACE_MM):
+            raise InputError(_("The volume was moved or changed since it was stored: add it as a new case."))
 
     def _put(self, order: Order, name: str, patient: str, cells: Mapping[str, str]) -> int:
         dataset = self._dataset
         if order.key is None:
-            known = {"patient": patient} if patient else {}
+            known = {PATIENT: patient} if patient else {}
             return dataset.add(**{"case": name, **known, **order.labels, **cells})
-        for column, text in cells.items():
+        unknown = bool(patient) and not dataset.cell(order.key, PATIENT)
+        for column, text in {**cells, **({PATIENT: patient} if unknown else {})}.items():
             dataset.set_cell(order.key, column, text)
         return order.key
 
@@ -150,12 +192,17 @@ def columns_of(dataset: Dataset, source: str) -> SourceColumns:
 
 def key_of_volume(dataset: Dataset, volume: slicer.vtkMRMLVolumeNode) -> int | None:
     """The case that a volume of the scene was stored as, or loaded from; None if it is of no case of the table."""
-    file = volume.GetAttribute(FILE_ATTRIBUTE)
-    if not file:
+    found = place_of_volume(dataset, volume)
+    return found[0] if found is not None else None
+
+
+def place_of_volume(dataset: Dataset, volume: slicer.vtkMRMLVolumeNode) -> tuple[int, str] | None:
+    """As `key_of_volume`, and which of the case's images it is."""
+    path = file_of(volume)
+    if path is None:
         return None
-    path = Path(file)
     images = ((key, source) for key in dataset.keys for source in dataset.sources)
-    return next((key for key, source in images if dataset.image_path(key, source) == path), None)
+    return next(((key, source) for key, source in images if dataset.image_path(key, source) == path), None)
 
 
 def _breath() -> Work:

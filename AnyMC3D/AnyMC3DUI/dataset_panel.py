@@ -21,11 +21,14 @@ from .dataset_menu import RowMenu
 from .dataset_room import STEPS, Asker
 from .dataset_splits import SplitForm
 from .dataset_table import CaseTable
+from .dicom_series import PATIENT, hidden, hide_patients, named_patients
 
 if TYPE_CHECKING:
     from AnyMC3DLib.training.dataset import Dataset
 
 TABLE = "cases.csv"
+ENDINGS = (".csv", ".tsv", ".txt")
+MANY = 5  # cases at once: more may not fit into memory
 
 
 def in_a_sentence(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,7 +63,7 @@ class DatasetPanel:
         ask: Asker,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._ui, self._scene = ui, scene
+        self._ui, self._scene, self._key = ui, scene, key
         self._changed: Callable[[], None] = lambda: None
         self.ask = ask
         self.dataset: Dataset | None = None
@@ -109,8 +112,24 @@ class DatasetPanel:
         return self.dataset is not None and self.path is not None and not self.dataset.modified
 
     def load_case(self, key: int) -> list[slicer.vtkMRMLNode]:
-        """Load a case into the scene and show it; its volumes and segmentations, none where it cannot be."""
-        return self._load_all([key])
+        """Load a case into the scene and show it; its volumes and segmentations.
+
+        Raises InputError where it cannot be: the caller may be another tab, and says so there.
+        """
+        if self.dataset is None:
+            raise InputError(_("No dataset is open: begin one, or open one."))
+        nodes = self._loaded(key)
+        case_loader.show(nodes)
+        return nodes
+
+    def may_leave(self) -> bool:
+        """Whether the dataset may be left as it is: a person is asked about what would be lost."""
+        lost = []
+        if self._add.runs:
+            lost.append(_("Cases are still being stored."))
+        if self.dataset is not None and self.dataset.modified:
+            lost.append(_("The dataset has changes that are not saved."))
+        return not lost or self.ask.yes(" ".join([*lost, _("Leave it without them?")]))
 
     def close(self) -> None:
         """End what goes on."""
@@ -146,9 +165,15 @@ class DatasetPanel:
 
     # as the listener of the table
 
-    def edited(self) -> None:
+    def typed(self, column: str, text: str) -> tuple[str, str]:
+        """As `Listener.typed`: a name of a patient does not get into the table."""
+        held = hidden(text, secret=self._key) if column == PATIENT else text
+        sentence = _("A table holds no names of patients: what was typed became the pseudonym {pseudonym}.")
+        return held, sentence.format(pseudonym=held) if held.strip() != text.strip() else ""
+
+    def edited(self, sentence: str = "") -> None:
         """As `Listener.edited`."""
-        self.tell("")
+        self.tell(sentence)
         self.modified()
 
     def refused(self, sentence: str) -> None:
@@ -173,7 +198,7 @@ class DatasetPanel:
     def _new(self) -> None:
         from AnyMC3DLib.training.dataset import Dataset
 
-        if not self._may_leave():
+        if not self.may_leave():
             return
         folder = self.ask.folder(_("A folder for the new dataset"))
         if not folder:
@@ -187,12 +212,25 @@ class DatasetPanel:
 
     @in_a_sentence
     def _open_chosen(self) -> None:
-        if not self._may_leave():
+        if not self.may_leave():
             return
         kinds = _("Tables of cases")
         path = self.ask.open_file(_("Open a dataset"), f"{kinds} (*.csv *.tsv *.txt *.json *.jsonl *.ndjson)")
         if path:
             self.open(path)
+            self._offer_pseudonyms()
+
+    def _offer_pseudonyms(self) -> None:
+        count = len(named_patients(self.dataset))
+        words = (
+            _("The table names 1 patient. Replace the name by a pseudonym?")
+            if count == 1
+            else _("The table names {count} patients. Replace the names by pseudonyms?").format(count=count)
+        )
+        if count and self.ask.yes(words):
+            hide_patients(self.dataset, secret=self._key)
+            self.table.refresh(self.dataset.keys, [PATIENT])
+            self.modified()
 
     @in_a_sentence
     def _save(self) -> None:
@@ -204,20 +242,23 @@ class DatasetPanel:
     @in_a_sentence
     def _save_as(self) -> None:
         kinds = _("Tables of cases")
-        path = self.ask.save_file(_("Save the dataset"), str(self.path or TABLE), f"{kinds} (*.csv)")
-        if path:
-            self._save_to(Path(path) if Path(path).suffix else Path(f"{path}.csv"))
+        answer = self.ask.save_file(_("Save the dataset"), str(self.path or TABLE), f"{kinds} (*.csv)")
+        if not answer:
+            return
+        path = Path(answer)
+        if path.suffix.lower() not in ENDINGS:
+            path = Path(f"{answer}{ENDINGS[0]}")
+            # The dialog has asked about the name without the ending alone.
+            question = _("There is a file '{name}' already. Overwrite it?").format(name=path.name)
+            if path.exists() and path != self.path and not self.ask.yes(question):
+                return
+        self._save_to(path)
 
     def _save_to(self, path: Path) -> None:
         self.dataset.save(path)
         self.table.refresh(self.dataset.keys)  # whose paths may be told otherwise now
         self.modified()
         self.tell(_("Saved."))
-
-    def _may_leave(self) -> bool:
-        if self.dataset is None or not self.dataset.modified:
-            return True
-        return self.ask.yes(_("The dataset has changes that are not saved. Leave it without them?"))
 
     def _show(self, dataset: Dataset | None) -> None:
         self._check.drop()
@@ -260,24 +301,27 @@ class DatasetPanel:
 
     # rows
 
-    @in_a_sentence
     def _load_chosen(self) -> None:
         self._load_all(self.table.selected)
 
-    def _load_all(self, keys: Sequence[int]) -> list[slicer.vtkMRMLNode]:
+    @in_a_sentence
+    def _load_all(self, keys: Sequence[int]) -> None:
+        question = _("Load {count} cases into the scene at once?").format(count=len(keys))
+        if len(keys) > MANY and not self.ask.yes(question):
+            return
         nodes: list[slicer.vtkMRMLNode] = []
-        if self.dataset is None:
-            return nodes
-        slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
         try:
             for key in keys:
-                nodes += case_loader.load_case(self._scene, self.dataset, key)
-        except AnyMC3DError as error:
-            self.tell(str(error))
+                nodes += self._loaded(key)
+        finally:
+            case_loader.show(nodes)
+
+    def _loaded(self, key: int) -> list[slicer.vtkMRMLNode]:
+        slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            return case_loader.load_case(self._scene, self.dataset, key)
         finally:
             slicer.app.restoreOverrideCursor()
-        case_loader.show(nodes)
-        return nodes
 
     def _remove_chosen(self) -> None:
         self._remove(self.table.selected)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import qt
@@ -25,8 +26,11 @@ TINT = (235, 120, 0, 80)
 class Listener(Protocol):
     """Who is told what a person does with the table."""
 
-    def edited(self) -> None:
-        """A cell holds something else."""
+    def typed(self, column: str, text: str) -> tuple[str, str]:
+        """What a cell is to hold of a text that was typed, and a sentence where that is another text."""
+
+    def edited(self, sentence: str = "") -> None:
+        """A cell holds something else; the sentence says what else there is to know."""
 
     def refused(self, sentence: str) -> None:
         """It could not."""
@@ -82,16 +86,15 @@ class CaseTable:
         self._dataset, self._problems = dataset, {}
         self._columns = dataset.columns if dataset is not None else ()
         self._keys = list(dataset.keys) if dataset is not None else []
-        self._setting = True
-        self._view.setSortingEnabled(False)
-        model = self._filled()
-        # The view sees the model once, when it is whole.
-        self._proxy.setSourceModel(model)
-        before, self._model = self._model, model
-        before.deleteLater()
-        model.connect("itemChanged(QStandardItem*)", self._item_changed)
-        self._proxy.setFilterKeyColumn(len(self._columns))
-        self._setting = False
+        with self._by_program():
+            self._view.setSortingEnabled(False)
+            model = self._filled()
+            # The view sees the model once, when it is whole.
+            self._proxy.setSourceModel(model)
+            before, self._model = self._model, model
+            before.deleteLater()
+            model.connect("itemChanged(QStandardItem*)", self._item_changed)
+            self._proxy.setFilterKeyColumn(len(self._columns))
         self.mark(problems)
         self._arrange(column if 0 <= column < len(self._columns) else CASE_COLUMN, order)
         if current in self._keys:
@@ -99,30 +102,30 @@ class CaseTable:
 
     def show_case(self, key: int) -> None:
         """Show what a case holds now, which may be new, and choose it."""
-        if key in self._keys:
-            self.refresh([key])
-        else:
-            self._setting = True
-            self._keys.append(key)
-            self._model.appendRow(self._items(key))
-            self._setting = False
-            self._widen()
+        self.add(key)
         self.choose(key)
 
+    def add(self, key: int) -> None:
+        """Show what a case holds now, which may be new, and leave the choice of a person as it is."""
+        if key in self._keys:
+            self.refresh([key])
+            return
+        items = self._items(key)
+        with self._by_program():
+            self._keys.append(key)
+            self._model.appendRow(items)
+        self._widen()
+
     def refresh(self, keys: Iterable[int], columns: Iterable[str] | None = None) -> None:
-        """Show what the cells of these cases hold now."""
+        """Show what the cells of these cases hold now; those that are not shown yet are passed over."""
         rows = {key: row for row, key in enumerate(self._keys)}
         numbers = [self._columns.index(name) for name in (self._columns if columns is None else columns)]
-        self._setting = True
-        # Told once for all of them: thousands of signals would take seconds.
-        self._model.blockSignals(True)
-        for key in keys:
-            texts = self._texts(key)
-            for number in numbers:
-                self._model.item(rows[key], number).setText(texts[number])
-            self._model.item(rows[key], len(self._columns)).setText("\n".join(texts))
-        self._model.blockSignals(False)
-        self._setting = False
+        with self._by_program(silently=True):
+            for key in (key for key in keys if key in rows):
+                texts = self._texts(key)
+                for number in numbers:
+                    self._model.item(rows[key], number).setText(texts[number])
+                self._model.item(rows[key], len(self._columns)).setText("\n".join(texts))
         self._widen()
         self._view.viewport().update()
 
@@ -136,13 +139,12 @@ class CaseTable:
         """Show these cases no more."""
         gone = set(keys)
         rows = [row for row, key in enumerate(self._keys) if key in gone]
-        self._setting = True
-        # Neighbours go together, the last first, so that the numbers of those before them hold.
-        for _, run in itertools.groupby(reversed(list(enumerate(rows))), key=lambda pair: pair[1] - pair[0]):
-            numbers = [row for _, row in run]
-            del self._keys[numbers[-1] : numbers[0] + 1]
-            self._model.removeRows(numbers[-1], len(numbers))
-        self._setting = False
+        with self._by_program():
+            # Neighbours go together, the last first, so that the numbers of those before them hold.
+            for _, run in itertools.groupby(reversed(list(enumerate(rows))), key=lambda pair: pair[1] - pair[0]):
+                numbers = [row for _, row in run]
+                del self._keys[numbers[-1] : numbers[0] + 1]
+                self._model.removeRows(numbers[-1], len(numbers))
         self._listener.chosen(self.current)
 
     def filter(self, words: str) -> None:
@@ -156,18 +158,15 @@ class CaseTable:
         changed = {key for key in {*self._problems, *problems} if self._problems.get(key) != problems.get(key)}
         self._problems = problems
         plain, tint = qt.QBrush(), qt.QBrush(qt.QColor(*TINT))
-        self._setting = True
-        self._model.blockSignals(True)
-        for row, key in enumerate(self._keys):
-            if key not in changed:
-                continue
-            sentences = problems.get(key, ())
-            for number in range(len(self._columns)):
-                item = self._model.item(row, number)
-                item.setBackground(tint if sentences else plain)
-                item.setToolTip("\n".join(sentences))
-        self._model.blockSignals(False)
-        self._setting = False
+        with self._by_program(silently=True):
+            for row, key in enumerate(self._keys):
+                if key not in changed:
+                    continue
+                sentences = problems.get(key, ())
+                for number in range(len(self._columns)):
+                    item = self._model.item(row, number)
+                    item.setBackground(tint if sentences else plain)
+                    item.setToolTip("\n".join(sentences))
         self._view.viewport().update()
 
     # what is chosen
@@ -202,6 +201,21 @@ class CaseTable:
         return self._problems.get(key, ()) if key is not None else ()
 
     # inner matters
+
+    @contextlib.contextmanager
+    def _by_program(self, *, silently: bool = False) -> Iterator[None]:
+        """While the model is changed by nobody who edits; also where that fails, edits are heard again afterwards.
+
+        `silently` keeps the view from being told of each cell: thousands of signals would take seconds.
+        """
+        before, self._setting, model = self._setting, True, self._model
+        blocked = model.blockSignals(True) if silently else False
+        try:
+            yield
+        finally:
+            if silently:
+                model.blockSignals(blocked)
+            self._setting = before
 
     def _filled(self) -> qt.QStandardItemModel:
         model = qt.QStandardItemModel(len(self._keys), len(self._columns) + 1, self._view)
@@ -242,15 +256,18 @@ class CaseTable:
         if self._setting:
             return
         key, column = self._keys[item.row()], self._columns[item.column()]
+        text, sentence = item.text(), ""
         try:
-            self._dataset.set_cell(key, column, item.text())
+            if text.strip() != self._dataset.cell(key, column):
+                text, sentence = self._listener.typed(column, text)
+            self._dataset.set_cell(key, column, text)
         except InputError as error:
             self.refresh([key], [column])
             self._listener.refused(str(error))
             return
         # What is put in may be held otherwise, such as without blanks about it.
         self.refresh([key], [column])
-        self._listener.edited()
+        self._listener.edited(sentence)
 
     def _double_clicked(self, index: qt.QModelIndex) -> None:
         if index.column() == CASE_COLUMN:

@@ -1,15 +1,22 @@
-"""The series chosen in Slicer's DICOM browser, and whose patient's a volume is."""
+"""The series chosen in Slicer's DICOM browser, whose patient's a volume is, and pseudonyms in the place of names."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+import re
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from AnyMC3DLib.errors import InputError
 
+if TYPE_CHECKING:
+    from AnyMC3DLib.training.dataset import Dataset
+
+PATIENT = "patient"  # the column of a table
+PSEUDONYM = re.compile(r"patient-[0-9a-f]+")
 PATIENT_ID, PATIENT_NAME = "0010,0020", "0010,0010"
 INSTANCES_ATTRIBUTE = "DICOM.instanceUIDs"
 
@@ -38,6 +45,80 @@ def load_series(uid: str) -> list[slicer.vtkMRMLVolumeNode]:
     if not volumes:
         raise InputError(_("A series holds no volume: choose series of images."))
     return volumes
+
+
+class Arrivals:
+    """The nodes that come into the scene while this is entered; `leave` takes them out again.
+
+    Whatever a series brings names its patient: its volumes, what else was loaded, and the patient and study above them.
+    """
+
+    def __init__(self, scene: slicer.vtkMRMLScene) -> None:
+        self._scene, self._before, self._nodes = scene, set(), []
+
+    def __enter__(self) -> None:
+        self._before = {node.GetID() for node in self._all()}
+
+    def __exit__(self, _kind: type | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        self._nodes = [node for node in self._all() if node.GetID() not in self._before and _may_go(node)]
+
+    def leave(self) -> None:
+        """Take the nodes out of the scene, and of its hierarchy the places that are empty without them."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self._scene)
+        nodes = [node for node in self._nodes if node.GetScene() is not None]
+        items = [hierarchy.GetItemByDataNode(node) for node in nodes] if hierarchy is not None else []
+        parents = [hierarchy.GetItemParent(item) for item in items if item]
+        for node in nodes:
+            self._scene.RemoveNode(node)
+            # The application has done so already where it has a window.
+            if hierarchy is not None and (item := hierarchy.GetItemByDataNode(node)):
+                hierarchy.RemoveItem(item, False, False)
+        for parent in dict.fromkeys(parents):
+            _remove_empty(hierarchy, parent)
+
+    def _all(self) -> list[slicer.vtkMRMLNode]:
+        return [self._scene.GetNthNode(number) for number in range(self._scene.GetNumberOfNodes())]
+
+
+def _may_go(node: slicer.vtkMRMLNode) -> bool:
+    """Not what the application makes once for all, with the first series perhaps."""
+    return not node.GetSingletonTag() and not node.IsA("vtkMRMLSubjectHierarchyNode")
+
+
+def _remove_empty(hierarchy: slicer.vtkMRMLSubjectHierarchyNode, item: int) -> None:
+    """Remove an item that holds nothing, and those above it that hold nothing then."""
+    while item and item != hierarchy.GetSceneItemID():
+        if hierarchy.GetNumberOfItemChildren(item) or hierarchy.GetItemDataNode(item) is not None:
+            return
+        above = hierarchy.GetItemParent(item)
+        hierarchy.RemoveItem(item)
+        item = above
+
+
+def is_pseudonym(text: str) -> bool:
+    """Whether a text tells nobody who the patient is."""
+    return PSEUDONYM.fullmatch(text) is not None
+
+
+def hidden(text: str, *, secret: bytes) -> str:
+    """The pseudonym in the place of a patient's name; an empty text, and a pseudonym, stay."""
+    from AnyMC3DLib.training.pseudonym import pseudonym
+
+    plain = text.strip()
+    return plain if not plain or is_pseudonym(plain) else pseudonym(plain, key=secret)
+
+
+def named_patients(dataset: Dataset) -> list[str]:
+    """What stands for patients in a table, and is no pseudonym."""
+    texts = [dataset.cell(key, PATIENT) for key in dataset.keys] if PATIENT in dataset.columns else []
+    return [text for text in dict.fromkeys(texts) if text and not is_pseudonym(text)]
+
+
+def hide_patients(dataset: Dataset, *, secret: bytes) -> None:
+    """Put pseudonyms into the place of all names of patients; a text of carets alone names nobody, and stays."""
+    for key in dataset.keys:
+        with contextlib.suppress(InputError):
+            dataset.set_cell(key, PATIENT, hidden(dataset.cell(key, PATIENT), secret=secret))
 
 
 def identity_of(volume: slicer.vtkMRMLVolumeNode) -> str:

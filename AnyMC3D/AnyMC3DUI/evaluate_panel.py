@@ -43,12 +43,12 @@ class Dataset(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What was asked, and from `answer` on what came of it; a `file` is a table that the Dataset tab does not hold."""
+    """What was asked, and from `answer` on what came of it; `file` is the table, whichever of the two tabs has it."""
 
     card: PluginCard
     split: str
     table: str
-    file: Path | None
+    file: Path
     answer: Mapping[str, Any] | None = None
 
     @property
@@ -140,7 +140,7 @@ class EvaluatePanel:
                 return
             other = None if against is None else against.path
             self._session.evaluate(card.path, place, splits=[split], against=other, device=self._device())
-            self._asked = Measured(card, split, place.name, self._file)
+            self._asked = Measured(card, split, place.name, place)
         except AnyMC3DError as error:
             self._tell(str(error))
         self._update()
@@ -288,7 +288,7 @@ class EvaluatePanel:
 
     def _wrong_chosen(self, row: int, _column: int) -> None:
         measured, wrong = self._measured, self._wrong[row]
-        if measured.file is not None and measured.file != self._dataset_path():
+        if measured.file != self._dataset_path():
             words = _("Open {table} in the Dataset tab: its cases can be loaded from there.")
             self._tell(words.format(table=measured.table))
             return

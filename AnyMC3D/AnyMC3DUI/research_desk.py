@@ -22,6 +22,7 @@ from .train_panel import TrainPanel
 from .worker_client import WorkerClient
 
 CLASSIFY_TAB = 0
+SOON_MS = 150
 
 
 class CloseQuestion(qt.QWidget):
@@ -56,6 +57,10 @@ class ResearchDesk:
     ) -> None:
         self._ui, self._classify = ui, classify
         ask = ask or Dialogs()
+        self._soon = qt.QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(SOON_MS)
+        self._soon.connect("timeout()", self._show_dataset)
         self.dataset = DatasetPanel(
             ui, scene=scene, client=client, key=pseudonym_key(), ask=ask, changed=self._dataset_changed
         )
@@ -83,6 +88,7 @@ class ResearchDesk:
         if self._question is not None and window is not None:
             window.removeEventFilter(self._question)
         self._question = None
+        self._soon.stop()
         self._ui.tabs.disconnect("currentChanged(int)", self._tab_chosen)
         self.training.close(wait_ms=wait_ms)
         for panel in (self.evaluation, self.plugins, self.dataset):
@@ -92,7 +98,8 @@ class ResearchDesk:
         window = slicer.util.mainWindow()
         if window is None:  # no window, as in a script
             return None
-        question = CloseQuestion(self.training.may_close)
+        # The dataset first: whoever stays for it has paused no training.
+        question = CloseQuestion(lambda: self.dataset.may_leave() and self.training.may_close())
         window.installEventFilter(question)
         return question
 
@@ -107,6 +114,10 @@ class ResearchDesk:
         self.evaluation.refresh()
 
     def _dataset_changed(self) -> None:
+        # Edits come in flocks, and a look at a large table takes a moment.
+        self._soon.start()
+
+    def _show_dataset(self) -> None:
         self.training.refresh()
         self.evaluation.refresh()
 
@@ -127,11 +138,18 @@ class ResearchDesk:
 
     def _show_case(self, case: str, card: PluginCard, class_name: str) -> None:
         """Load a case and classify it with the plugin, so that its heat is seen."""
+        if card.regions:
+            raise InputError(_("This plugin looks at a region: load the case, and choose its region in Classify."))
         key, dataset = self._key_of(case), self.dataset.dataset
         nodes = self.dataset.load_case(key)
         sources = [source for source in dataset.sources if dataset.image_path(key, source) is not None]
         images = dict(zip(sources, nodes, strict=False))
-        if not images:
-            return
+        if len(images) == len(card.sources) == 1:
+            # The one image of a table is that of the plugin, whatever it is called.
+            images = {card.sources[0]: nodes[0]}
+        missing = [source for source in card.sources if source not in images]
+        if missing:
+            words = _("The case '{case}' has no image '{source}', which the plugin looks at.")
+            raise InputError(words.format(case=case, source=missing[0]))
         self._ui.tabs.setCurrentIndex(CLASSIFY_TAB)
         self._classify.ask_about(images, card, class_name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import qt
@@ -70,7 +71,11 @@ class TrainPanel:
         self._loop: qt.QEventLoop | None = None
         self._table: Any = None
         self._session = TrainSession(client, self)
-        self._watch = TrainWatch(ui, scene, load_case=load_case)
+        self._watch = TrainWatch(ui, scene, load_case=self._load_hard)
+        self._load_case = load_case
+        self._trained_on: Path | None = None
+        # Why the table cannot be trained on, by whether it is for folds; asked for anew once it has changed.
+        self._problems: dict[bool, str | None] = {}
         self._form = TrainForm(ui, changed=self._choice_changed)
         self._preview = TrainPreview(ui, preview_client, dataset=dataset, views=self._views)
         ui.trainEstimateButton.connect("clicked()", self.estimate)
@@ -92,6 +97,7 @@ class TrainPanel:
         if state != self._table:
             self._table = state
             self._forget_estimate()
+        self._problems.clear()
         self._form.show_masks(dataset is not None and has_masks(dataset))
         self._preview.refresh()
         self._look_for_runs()
@@ -99,6 +105,9 @@ class TrainPanel:
 
     def may_close(self) -> bool:
         """Whether the application may close: a training that goes on is paused first, if the person agrees."""
+        if self._loop is not None:
+            # Asked again while the state is being written.
+            return False
         if not self.busy:
             return True
         if not self._ask.yes(_("A training runs. Pause it (it can go on another time)?")):
@@ -132,7 +141,7 @@ class TrainPanel:
     def start(self) -> None:
         """Begin a training, once what is to be asked was answered."""
         dataset = self._dataset()
-        if dataset is None or not self._may_take_the_name() or not self._is_saved(dataset):
+        if dataset is None or not self._may_take_the_name(self._form.name) or not self._is_saved(dataset):
             return
         try:
             self._train(TrainRuns(dataset.path).begin(order_of(self._form, dataset, self._device())))
@@ -141,7 +150,7 @@ class TrainPanel:
 
     def resume(self) -> None:
         """Go on with the run that was not finished."""
-        if self._unfinished is None:
+        if self._unfinished is None or not self._may_take_the_name(self._unfinished.name):
             return
         try:
             self._train(dataclasses.replace(self._unfinished.order, device=self._device()))
@@ -183,6 +192,7 @@ class TrainPanel:
         """As `train_session.Listener`."""
         self._watch.end(whole=True)
         self._watch.show_results(answer)
+        self._trained_on = Path(self._order.data)
         self._ui.trainHardSection.collapsed = not answer.get("hardest")
         card = None
         if answer.get("plugin") is None:
@@ -250,12 +260,19 @@ class TrainPanel:
         question = _("The table of cases has changes that are not saved. Save it now?")
         return self._ask.yes(question) and self._save_dataset() and dataset.path is not None
 
-    def _may_take_the_name(self) -> bool:
-        name = self._form.name
+    def _may_take_the_name(self, name: str) -> bool:
         if all(card.name != name for card in self._folder.cards):
             return True
         question = _("A plugin '{name}' is installed. Shall the new one take its place?").format(name=name)
         return self._ask.yes(question)
+
+    def _load_hard(self, case: str) -> None:
+        """Load a case of the table that was trained on; another may have one of that name."""
+        dataset = self._dataset()
+        if dataset is None or dataset.path != self._trained_on:
+            words = _("Open {table} in the Dataset tab: its cases can be loaded from there.")
+            raise InputError(words.format(table=self._trained_on.name))
+        self._load_case(case)
 
     def _views(self) -> tuple[ViewSpec, ...]:
         dataset = self._dataset()
@@ -282,7 +299,10 @@ class TrainPanel:
     def _update(self, *, over: bool = False) -> None:
         """Say what lacks, and look whether a training can begin; a large table takes a moment to be looked through."""
         dataset = self._dataset()
-        problem = None if dataset is None else dataset.ready_problem(folds=self._form.folds is not None)
+        folds = self._form.folds is not None
+        if dataset is not None and folds not in self._problems:
+            self._problems[folds] = dataset.ready_problem(folds=folds)
+        problem = self._problems.get(folds)
         self._ui.trainDatasetLabel.text = table_words(dataset, problem)
         self._ready = dataset is not None and problem is None and not self._form.lacking()
         if not self.busy:

@@ -10,6 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from AnyMC3DLib.errors import AnyMC3DError
 from AnyMC3DLib.messages import EpochNote, ProgressNote
 
 from .train_chart import TrainChart
@@ -117,7 +118,10 @@ class TrainWatch:
                 table.setItem(row, column, item)
 
     def _case_clicked(self, row: int, column: int) -> None:
-        self._load_case(self._ui.trainHardTable.item(row, column).data(CASE_ROLE))
+        try:
+            self._load_case(self._ui.trainHardTable.item(row, column).data(CASE_ROLE))
+        except AnyMC3DError as error:
+            self.tell(str(error))
 
     def _open_report(self) -> None:
         if self._report is None or not self._report.is_file():

@@ -80,7 +80,9 @@ def _changed(task: TaskSpec, settings: list[str]) -> TaskSpec:
 def _run_fold(task: TaskSpec, backbone: Backbone, cases: list[Case], held: set[int], cache: SliceCache) -> Predicted:
     """What a training on the other folds says of the held-out cases, which choose nothing: the last weights stay."""
     parts = [dataclasses.replace(case, split="val" if n in held else "train") for n, case in enumerate(cases)]
-    task = dataclasses.replace(task, training=dataclasses.replace(task.training, keep="last", patience=None))
+    task = dataclasses.replace(
+        task, training=dataclasses.replace(task.training, keep="last", patience=None, calibrate=False)
+    )
     return train_plugin(task, parts, backbone, None, cache=cache).validation
 
 

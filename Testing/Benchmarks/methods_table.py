@@ -31,6 +31,8 @@ def main() -> None:
     for run in map(Path, options.runs):
         method, _, seed = run.name.rpartition("-")
         found[method][seed] = _predictions(run).of_split(options.split)
+    if options.reference not in found:
+        raise SystemExit(f"There is no run of the reference '{options.reference}': name one with --reference.")
     rows = [_row(method, seeds, found[options.reference]) for method, seeds in found.items()]
     sys.stdout.write("| method | AUC by seed | mean | of the mean probability | reference minus this, paired |\n")
     sys.stdout.write("|---|---|---|---|---|\n" + "\n".join(rows) + "\n")
@@ -45,6 +47,8 @@ def _predictions(run: Path) -> Predictions:
 def _row(method: str, seeds: dict[str, Predictions], reference: dict[str, Predictions]) -> str:
     each = {seed: auc(part.targets, part.probabilities) for seed, part in sorted(seeds.items())}
     together, targets, patients = _mean(seeds)
+    if next(iter(seeds.values())).ids != next(iter(reference.values())).ids:
+        raise SystemExit("The runs were not measured on the same cases.")
     other, _, _ = _mean(reference)
     difference = "" if seeds is reference else str(
         paired_difference(auc, targets, other, together, patients=patients)

@@ -26,6 +26,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.path, self.words, self.agrees = "", None, True
+        self.hides = False  # most tables of the tests have letters in the place of patients
         self.asked: list[str] = []
 
     def open_file(self, title: str, kinds: str) -> str:
@@ -46,7 +47,7 @@ class Answers:
 
     def yes(self, question: str) -> bool:
         self.asked.append(question)
-        return self.agrees
+        return self.hides if question.startswith("The table names") else self.agrees
 
 
 class Worker:

@@ -1,19 +1,17 @@
-"""The Dataset tab: cases from the scene and from DICOM, and cases loaded again."""
+"""The Dataset tab: cases from the scene, and cases loaded again."""
 
 from __future__ import annotations
 
-import sys
-import types
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import slicer
-from dataset_tab import FIVE, SECRET, Tab, new, tab  # noqa: F401
+from dataset_tab import FIVE, Tab, new, tab  # noqa: F401
 from hosting import add_volume, host  # noqa: F401
 from worker_desk import spin
+
+from AnyMC3DLib.errors import InputError
 
 # adding
 
@@ -100,6 +98,45 @@ def test_a_segment_goes_into_the_case_that_the_volume_is_already(new: Tab) -> No
     assert new.column("mask") == ["masks/case-001-2.nrrd"] and len(new.dataset) == 1
 
 
+@pytest.mark.parametrize("change", ["moved", "cropped"])
+def test_a_segment_over_a_volume_that_was_moved_or_changed_since_is_refused(new: Tab, change: str) -> None:  # noqa: F811
+    volume = add_volume()
+    new.add(volume)
+    if change == "moved":
+        volume.SetOrigin(0.1, 0.0, 0.0)
+    else:
+        slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[:5].copy())
+    new.ui.datasetSegmentationSelector.setCurrentNode(segmentation(add_volume("drawn over"), "Cyst"))
+    new.ui.datasetVolumeSelector.setCurrentNode(volume)
+    new.ui.datasetAddButton.click()
+    spin(lambda: new.ui.datasetNewButton.enabled)
+    assert new.state == "The volume was moved or changed since it was stored: add it as a new case."
+    assert new.column("mask") == [""] and not list(new.folder.glob("masks/*"))
+
+
+def test_a_segment_goes_to_the_image_that_its_volume_is_whichever_is_chosen(tab: Tab) -> None:  # noqa: F811
+    tab.open("case,t1,flair,label,mask:t1,mask:flair\na,,,no,,\nb,b.nrrd,b2.nrrd,yes,,\n")
+    tab.select(0)
+    volume = add_volume()
+    tab.ui.datasetVolumeSelector.setCurrentNode(volume)
+    tab.ui.datasetAddButton.click()
+    spin(lambda: tab.ui.datasetNewButton.enabled)
+    tab.ui.datasetSourceSelector.setCurrentText("flair")
+    tab.ui.datasetSegmentationSelector.setCurrentNode(segmentation(volume, "Cyst"))
+    tab.ui.datasetAddButton.click()
+    spin(lambda: tab.ui.datasetNewButton.enabled)
+    assert (bool(tab.column("mask:t1")[0]), tab.column("mask:flair")[0]) == (True, ""), tab.state
+
+
+def test_whether_the_dataset_may_be_left_is_a_question_while_a_case_is_stored(new: Tab) -> None:  # noqa: F811
+    new.ui.datasetVolumeSelector.setCurrentNode(add_volume())
+    new.label("no")
+    new.ui.datasetAddButton.click()
+    new.ask.agrees = False
+    assert not new.panel.may_leave()
+    assert new.ask.asked[-1] == "Cases are still being stored. Leave it without them?"
+
+
 def test_while_a_case_is_stored_no_other_dataset_can_be_opened(new: Tab) -> None:  # noqa: F811
     new.ui.datasetVolumeSelector.setCurrentNode(add_volume())
     new.label("no")
@@ -151,117 +188,27 @@ def test_load_brings_the_images_and_masks_of_the_chosen_cases_into_the_scene(new
 
 def test_a_case_whose_file_is_missing_is_told_in_a_sentence(tab: Tab) -> None:  # noqa: F811
     tab.open(FIVE)
-    assert tab.panel.load_case(tab.dataset.keys[0]) == []
+    tab.select(1)
+    tab.ui.datasetLoadButton.click()
     assert "There is no file" in tab.state and "two.nrrd" in tab.state
 
 
-# DICOM
+def test_whoever_asks_for_a_case_that_cannot_be_loaded_gets_the_error(tab: Tab) -> None:  # noqa: F811
+    with pytest.raises(InputError, match="No dataset is open"):
+        tab.panel.load_case(0)
+    tab.open(FIVE)
+    with pytest.raises(InputError, match="There is no file"):
+        tab.panel.load_case(tab.dataset.keys[0])
+    assert tab.state == ""
 
 
-class Database:
-    """The part of Slicer's DICOM database that is asked: patients by instance."""
-
-    def __init__(self, patients: dict[str, str]) -> None:
-        self._patients, self.isOpen = patients, True
-
-    def fileForInstance(self, uid: str) -> str:  # noqa: N802
-        return f"/dicom/{uid}.dcm" if uid in self._patients else ""
-
-    def fileValue(self, file: str, tag: str) -> str:  # noqa: N802
-        uid = Path(file).stem
-        return {"0010,0020": self._patients[uid], "0010,0010": "DOE^JANE"}[tag]
-
-    def seriesForFile(self, file: str) -> str:  # noqa: N802
-        return f"series of {Path(file).stem}"
-
-
-@pytest.fixture
-def dicom(new: Tab, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:  # noqa: F811
-    """Slicer's DICOM browser with so many chosen series, each of another of the patients."""
-
-    def put(*patients: str, visual: bool = False) -> Any:
-        known = {f"1.{number}": patient for number, patient in enumerate(patients)}
-        monkeypatch.setattr(slicer, "dicomDatabase", Database(known), raising=False)
-        browser = types.SimpleNamespace(fileLists=[[f"/dicom/{uid}.dcm", "/other"] for uid in known])
-        if visual:
-            view = types.SimpleNamespace(selectedSeriesInstanceUIDs=lambda: tuple(f"series of {uid}" for uid in known))
-            browser = types.SimpleNamespace(
-                useVisualDICOMBrowser=True, dicomVisualBrowser=types.SimpleNamespace(patientView=lambda: view)
-            )
-        instance = types.SimpleNamespace(browserWidget=browser)
-        monkeypatch.setattr(slicer.modules, "DICOMInstance", instance, raising=False)
-
-        def load(uids: list[str]) -> list[str]:
-            (uid,) = uids
-            if uid == "series of 1.2":
-                return []
-            node = add_volume("DOE JANE")
-            node.SetAttribute("DICOM.instanceUIDs", uid.removeprefix("series of ") + " 9.9")
-            return [node.GetID()]
-
-        utilities = types.SimpleNamespace(loadSeriesByUID=load)
-        monkeypatch.setitem(sys.modules, "DICOMLib", types.SimpleNamespace(DICOMUtils=utilities))
-        return browser
-
-    return put
-
-
-def test_without_a_dicom_browser_a_sentence_says_so(new: Tab) -> None:  # noqa: F811
-    new.label("no")
-    new.ui.datasetAddSeriesButton.click()
-    assert "There is no DICOM browser" in new.state
-
-
-@pytest.mark.parametrize("visual", [False, True])
-def test_the_series_chosen_in_the_dicom_browser_become_cases(new: Tab, dicom: Any, visual: bool) -> None:  # noqa: F811
-    dicom("PAT1", "PAT2", visual=visual)
-    new.label("no")
-    new.ui.datasetAddSeriesButton.click()
-    spin(lambda: new.ui.datasetNewButton.enabled)
-    assert (new.column("case"), new.column("label")) == (["case-001", "case-002"], ["no", "no"])
-    assert new.state == "2 cases are stored."
-    assert slicer.util.getNodesByClass("vtkMRMLVolumeNode") == []
-    assert len({*new.column("patient")}) == 2
-
-
-def test_a_series_that_cannot_be_loaded_keeps_no_other_from_being_added(new: Tab, dicom: Any) -> None:  # noqa: F811
-    dicom("PAT1", "PAT1", "PAT3")
-    new.label("yes")
-    new.ui.datasetAddSeriesButton.click()
-    spin(lambda: new.ui.datasetNewButton.enabled)
-    assert new.state.startswith("2 cases are stored.\nA series holds no volume")
-    assert len({*new.column("patient")}) == 1
-
-
-def test_series_need_a_label_too_and_some_that_are_chosen(new: Tab, dicom: Any) -> None:  # noqa: F811
-    dicom()
-    new.ui.datasetAddSeriesButton.click()
-    assert new.state.startswith("Choose a label")
-    new.label("no")
-    new.ui.datasetAddSeriesButton.click()
-    assert new.state.startswith("No series is chosen")
-
-
-def test_a_dicom_patient_is_in_the_table_as_a_pseudonym_alone(new: Tab, dicom: Any) -> None:  # noqa: F811
-    from AnyMC3DLib.training.pseudonym import pseudonym
-
-    dicom("PAT-4711")
-    volume = add_volume("DOE JANE")
-    volume.SetAttribute("DICOM.instanceUIDs", "1.0 1.1")
-    new.add(volume)
-    assert new.column("patient") == [pseudonym("PAT-4711", key=SECRET)]
-    new.ui.datasetSaveButton.click()
-    for file in (path for path in new.folder.rglob("*") if path.is_file()):
-        assert not any(word in file.read_bytes() for word in (b"DOE", b"4711"))
-
-
-def test_a_scene_from_another_computer_tells_the_patient_by_its_hierarchy(new: Tab) -> None:  # noqa: F811
-    from AnyMC3DLib.training.pseudonym import pseudonym
-
+def test_a_clone_of_a_stored_volume_is_another_volume(new: Tab) -> None:  # noqa: F811
     volume = add_volume()
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "DOE^JANE")
-    hierarchy.SetItemAttribute(patient, "DICOM.PatientID", "PAT-1")
-    hierarchy.CreateItem(hierarchy.CreateStudyItem(patient, "study"), volume)
     new.add(volume)
-    assert new.column("patient") == [pseudonym("PAT-1", key=SECRET)]
+    clone, other = (slicer.modules.volumes.logic().CloneVolume(slicer.mrmlScene, volume, "crop") for _ in range(2))
+    asked = len(new.ask.asked)
+    new.add(clone, "no")
+    assert len(new.ask.asked) == asked and new.column("case") == ["case-001", "case-002"]
+    slicer.mrmlScene.RemoveNode(volume)
+    (loaded,) = new.panel.load_case(new.dataset.keys[0])
+    assert loaded is not other

@@ -1,103 +1,49 @@
-"""The Dataset tab: its files, its table, and the check."""
+"""The Dataset tab: its table, and the check."""
 
 from __future__ import annotations
 
-import csv
 import types
 from typing import Any
 
 import pytest
 from dataset_tab import FIVE, MANY, Tab, tab  # noqa: F401
-from hosting import add_volume, host, qt  # noqa: F401
+from hosting import host, qt  # noqa: F401
 
 from AnyMC3DLib.errors import AnyMC3DError, Cancelled
 
-# files
-
-
-def test_without_a_dataset_only_new_and_open_can_be_pressed(tab: Tab) -> None:  # noqa: F811
-    add_volume()
-    pressable = {name for name in ("New", "Open", "Save", "SaveAs", "Load", "Remove", "Check", "Add", "AddSeries")
-                 if getattr(tab.ui, f"dataset{name}Button").enabled}  # fmt: skip
-    assert pressable == {"New", "Open"} and tab.panel.path is None
-    assert tab.ui.datasetPathLabel.text == "No dataset is open."
-
-
-def test_new_begins_a_dataset_of_two_classes_in_a_folder(tab: Tab) -> None:  # noqa: F811
-    tab.ask.path = tab.folder
-    tab.ui.datasetNewButton.click()
-    assert tab.panel.path == tab.folder / "cases.csv" and tab.panel.path.is_file()
-    assert tab.dataset.classes == ("no", "yes")
-    assert tab.ui.datasetPathLabel.text == f"{tab.folder.name}/cases.csv: 0 cases"
-    assert tab.changes
-
-
-def test_new_in_a_folder_with_a_dataset_is_refused_in_a_sentence(tab: Tab) -> None:  # noqa: F811
-    tab.ask.path = tab.folder
-    tab.ui.datasetNewButton.click()
-    tab.panel.open(tab.folder / "cases.csv")
-    tab.ui.datasetNewButton.click()
-    assert "already: open it" in tab.state
-
-
-def test_a_dialog_that_is_left_changes_nothing(tab: Tab) -> None:  # noqa: F811
-    for button in (tab.ui.datasetNewButton, tab.ui.datasetOpenButton):
-        button.click()
-    assert tab.dataset is None and len(tab.ask.asked) == 2
-
-
-def test_open_shows_the_rows_of_a_table(tab: Tab) -> None:  # noqa: F811
-    tab.open(FIVE)
-    assert tab.column("case") == ["case-001", "case-002", "case-003", "case-004", "case-010"]
-    assert tab.ui.datasetPathLabel.text.endswith("/cases.csv: 5 cases")
-
-
-def test_open_takes_json_lines_and_save_asks_for_another_name_in_a_sentence(tab: Tab) -> None:  # noqa: F811
-    tab.open('{"case": "a", "image": "a.nrrd", "label": "no"}\n', "cases.jsonl")
-    assert tab.column("case") == ["a"]
-    tab.edit(0, "patient", "p")
-    tab.ui.datasetSaveButton.click()
-    assert "'.csv'" in tab.state
-
-
-def test_what_is_no_table_is_refused_in_a_sentence_and_the_open_one_stays(tab: Tab) -> None:  # noqa: F811
-    tab.open(FIVE)
-    tab.open('a,b\n"', "broken.csv")
-    assert tab.state.endswith(".") and "\n" not in tab.state
-    assert len(tab.dataset) == 5
-
-
-def test_save_writes_the_table_and_the_title_says_what_is_not_saved(tab: Tab) -> None:  # noqa: F811
-    path = tab.open(FIVE)
-    assert not tab.ui.datasetSaveButton.enabled
-    tab.edit(0, "label", "yes")
-    assert tab.ui.datasetPathLabel.text.endswith("5 cases, not saved")
-    tab.ui.datasetSaveButton.click()
-    rows = list(csv.DictReader(path.open()))
-    assert [row["label"] for row in rows if row["case"] == "case-001"] == ["yes"]
-    assert tab.ui.datasetPathLabel.text.endswith("5 cases") and tab.state == "Saved."
-
-
-def test_save_as_writes_another_file_with_an_ending_and_goes_on_with_it(tab: Tab) -> None:  # noqa: F811
-    tab.open(FIVE)
-    (tab.folder / "other").mkdir()
-    tab.ask.path = tab.folder / "other" / "mine"
-    tab.ui.datasetSaveAsButton.click()
-    assert tab.panel.path == tab.folder / "other" / "mine.csv" and tab.panel.path.is_file()
-    assert tab.column("image")[0] == (tab.folder / "one.nrrd").as_posix()
-
-
-@pytest.mark.parametrize("agrees", [False, True])
-def test_changes_that_are_not_saved_are_left_only_if_a_person_says_so(tab: Tab, agrees: bool) -> None:  # noqa: F811
-    tab.open(FIVE)
-    tab.edit(0, "label", "yes")
-    tab.ask.agrees = agrees
-    tab.open(MANY, "many.csv")
-    assert (len(tab.dataset) == 80) is agrees
-    assert any("not saved" in question for question in tab.ask.asked)
-
-
 # the table
+
+
+def test_cases_that_the_table_does_not_show_yet_are_passed_over(tab: Tab) -> None:  # noqa: F811
+    tab.open(FIVE)
+    key = tab.dataset.add(case="later", image="later.nrrd", label="no")
+    tab.edit(0, "label", "yes")
+    assert tab.panel.save() and len(tab.rows) == 5
+    tab.panel.table.add(key)
+    assert tab.column("case")[-1] == "later" and tab.panel.table.current is None
+
+
+@pytest.mark.parametrize("what", ["refresh", "mark", "show", "remove"])
+def test_an_edit_is_heard_also_after_something_went_wrong(tab: Tab, monkeypatch: pytest.MonkeyPatch, what: str) -> None:  # noqa: F811
+    tab.open(FIVE)
+    table = tab.panel.table
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patched, pytest.raises((RuntimeError, TypeError)):
+        if what == "refresh":
+            patched.setattr(table, "_texts", fails)
+            table.refresh(tab.dataset.keys)
+        elif what == "mark":
+            table.mark({key: [7] for key in tab.dataset.keys})  # a number is no sentence
+        elif what == "show":
+            patched.setattr(table, "_filled", fails)
+            table.show(tab.dataset)
+        else:
+            patched.setattr(table, "_model", types.SimpleNamespace(removeRows=fails))
+            table.remove(tab.dataset.keys[4:])
+    assert not table._model.signalsBlocked() and not table._setting
 
 
 def test_a_click_on_a_header_sorts_by_that_column(tab: Tab) -> None:  # noqa: F811
@@ -121,8 +67,8 @@ def test_the_filter_shows_the_rows_that_hold_all_words_in_any_cell(tab: Tab) -> 
 
 def test_what_was_edited_is_found_by_the_filter(tab: Tab) -> None:  # noqa: F811
     tab.open(FIVE)
-    tab.edit(2, "patient", "somebody")
-    tab.ui.datasetFilterEdit.text = "somebody"
+    tab.edit(2, "patient", "patient-5e")
+    tab.ui.datasetFilterEdit.text = "patient-5E"
     assert tab.column("case") == ["case-003"]
 
 
@@ -153,6 +99,26 @@ def test_a_double_click_edits_a_cell_and_loads_the_case_by_its_name(tab: Tab, mo
     assert [tab.dataset.cell(key, "case") for key in loaded] == ["case-002"]
     view.doubleClicked.emit(tab.index(1, "label"))
     assert view.state() == qt.QAbstractItemView.EditingState and len(loaded) == 1
+
+
+@pytest.mark.parametrize(("count", "agrees", "expected"), [(5, False, 5), (6, False, 0), (6, True, 6)])
+def test_many_cases_are_loaded_at_once_only_if_a_person_says_so(
+    tab: Tab,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    agrees: bool,
+    expected: int,
+) -> None:
+    from AnyMC3DUI import case_loader
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(case_loader, "load_case", lambda scene, dataset, key: loaded.append(key) or [])
+    tab.open(MANY)
+    asked, tab.ask.agrees = len(tab.ask.asked), agrees
+    tab.select(*range(count))
+    tab.ui.datasetLoadButton.click()
+    assert len(loaded) == expected
+    assert tab.ask.asked[asked:] == (["Load 6 cases into the scene at once?"] if count == 6 else [])
 
 
 def test_the_menu_sets_label_and_split_of_all_chosen_rows(tab: Tab) -> None:  # noqa: F811
@@ -194,9 +160,9 @@ def test_remove_takes_the_chosen_rows_out_once_it_was_asked(tab: Tab) -> None:  
     tab.ui.datasetRemoveButton.click()
     assert tab.column("case") == ["case-002", "case-003", "case-010"]
     assert "not saved" in tab.ui.datasetPathLabel.text
-    tab.edit(1, "patient", "after")
+    tab.edit(1, "patient", "patient-af")
     assert [tab.dataset.case(key).cells["case"] for key in tab.dataset.keys
-            if tab.dataset.cell(key, "patient") == "after"] == ["case-003"]  # fmt: skip
+            if tab.dataset.cell(key, "patient") == "patient-af"] == ["case-003"]  # fmt: skip
 
 
 # the check

@@ -409,6 +409,29 @@ def test_a_pause_ends_the_work_and_resume_goes_on_with_it(tab: Tab) -> None:
     assert tab.panel.busy and tab.ui.trainResumeLabel.isHidden()
 
 
+def test_a_run_that_goes_on_does_not_take_the_place_of_a_plugin_without_a_question(tab: Tab) -> None:
+    tab.pause()
+    tab.folder.path.mkdir()
+    write_plugin_file(tab.folder.path / "lesion.safetensors", name="Lesion")
+    tab.folder.refresh()
+    tab.ask.answer = False
+    tab.ui.trainResumeButton.click()
+    assert "'Lesion' is installed" in tab.ask.questions[-1]
+    assert not tab.panel.busy and tab.ui.trainResumeButton.enabled
+    tab.ask.answer = True
+    tab.ui.trainResumeButton.click()
+    assert tab.panel.busy
+
+
+def test_a_hard_case_of_a_table_that_is_not_open_any_more_is_not_another_ones(tab: Tab, tmp_path: Path) -> None:
+    tab.finish(tab.start())
+    (tmp_path / "other").mkdir()
+    tab.dataset = table(tmp_path / "other")
+    tab.ui.trainHardTable.cellDoubleClicked.emit(0, 0)
+    assert tab.loaded == []
+    assert tab.state == "Open cases.csv in the Dataset tab: its cases can be loaded from there."
+
+
 def test_a_pause_is_told_until_the_state_is_written(tab: Tab) -> None:
     training = tab.start()
     training.tells("Training, epoch 1 of 10", 1, 4)
