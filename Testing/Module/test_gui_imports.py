@@ -37,6 +37,7 @@ LIGHT_ROOMS = {
 # Files of a dataset are written and read with SimpleITK, which the application has, and in threads of their own.
 FILE_ROOMS = {
     "case_loader.py": {"volume"},
+    "dataset_adding.py": {"training.manifest_headers"},
     "dataset_store.py": {"volume"},
     "mask_grid.py": {"volume", "training.manifest_headers"},
 }  # fmt: skip
