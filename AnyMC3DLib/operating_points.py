@@ -8,10 +8,10 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 from .errors import InputError
+from .records import mapping_of
 from .spec import PluginSpec
 
 POINTS, CASES = "operating_points", "operating_cases"
@@ -59,8 +59,8 @@ def curve_of(spec: PluginSpec, class_name: str) -> OperatingCurve | None:
     Of a binary plugin the positive class has one. A multiclass plugin decides for the most probable class: there the
     curve is of one class against the rest, and what is decided does not follow it.
     """
-    validation = _mapping(spec.provenance.get("validation"))
-    rows = _mapping(validation.get(POINTS)).get(class_name)
+    validation = mapping_of(spec.provenance.get("validation"))
+    rows = mapping_of(validation.get(POINTS)).get(class_name)
     if class_name not in spec.explained or not isinstance(rows, list) or not 1 <= len(rows) <= MOST_POINTS:
         return None
     if not all(isinstance(row, list) and len(row) == 3 and all(map(_is_share, row)) for row in rows):
@@ -68,7 +68,7 @@ def curve_of(spec: PluginSpec, class_name: str) -> OperatingCurve | None:
     points = tuple(OperatingPoint(*map(float, row)) for row in rows)
     if not all(_in_order(first, second) for first, second in itertools.pairwise(points)):
         return None
-    cases = _mapping(_mapping(validation.get(CASES)).get(class_name))
+    cases = mapping_of(mapping_of(validation.get(CASES)).get(class_name))
     return OperatingCurve(points, _count(cases.get("positives")), _count(cases.get("negatives")))
 
 
@@ -86,7 +86,3 @@ def _is_share(value: Any) -> bool:
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and 1 <= value <= MOST_CASES else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

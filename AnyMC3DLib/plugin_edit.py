@@ -21,6 +21,7 @@ from .catalogue import ANY_TIMM_MODEL, read_catalogue
 from .errors import InputError, PluginError
 from .files import replacing
 from .plugin import LARGEST_HEADER, METADATA_KEY, read_spec
+from .records import mapping_of
 from .spec import PluginSpec
 
 REVISED = "revised"
@@ -287,7 +288,7 @@ def _record(spec: PluginSpec, fields: list[str]) -> dict[str, Any]:
 
 
 def _fields_revised(provenance: Mapping[str, Any]) -> list[str]:
-    fields = _mapping(provenance.get(REVISED)).get("fields")
+    fields = mapping_of(provenance.get(REVISED)).get("fields")
     return [field for field in FIELDS if field in fields] if isinstance(fields, list) else []
 
 
@@ -311,18 +312,13 @@ def _few(texts: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     return (*texts[:MOST_SHOWN], f"and {left} more") if left > 0 else tuple(texts)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Provenance is free text to a plugin's maker: what is no object is passed over."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and abs(value) <= 1e9 else None
 
 
 def _counts(provenance: Mapping[str, Any]) -> str:
-    counts = _mapping(_mapping(provenance.get("counts")).get("train"))
+    counts = mapping_of(mapping_of(provenance.get("counts")).get("train"))
     shown = [f"{n} {_text(name, LONGEST_NAME)}" for name, n in counts.items() if type(n) is int and 0 <= n <= 10**9]
     data = _text(provenance.get("data"))
     return _text(": ".join(filter(None, [data, ", ".join(_few(shown))])))
@@ -332,8 +328,8 @@ def _figures(provenance: Mapping[str, Any]) -> tuple[list[str], bool]:
     """The figures in words, those of cases that had no part in the training first; whether one has no interval."""
     found, without_interval = [], False
     for split in ("test", "validation"):
-        for name, figure in _mapping(provenance.get(split)).items():
-            value, low, high = (_number(_mapping(figure).get(key)) for key in ("value", "low", "high"))
+        for name, figure in mapping_of(provenance.get(split)).items():
+            value, low, high = (_number(mapping_of(figure).get(key)) for key in ("value", "low", "high"))
             if value is None:
                 continue
             known = low is not None and high is not None
@@ -348,7 +344,7 @@ def revision_of(spec: PluginSpec) -> str:
     provenance = spec.provenance
     if REVISED not in provenance:
         return ""
-    date = _text(_mapping(provenance[REVISED]).get("date"), LONGEST_NAME) or "no date"
+    date = _text(mapping_of(provenance[REVISED]).get("date"), LONGEST_NAME) or "no date"
     fields = [field.replace("_", " ") for field in _fields_revised(provenance)]
     return f"{date}: {', '.join(fields) or 'it is not told what'}"
 

@@ -133,3 +133,8 @@ def _convert_scalar(value: Any, hint: Any, where: str) -> Any:
         return value
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
     raise InputError(f"{where} must be {names.get(hint, hint)}, but is {_shown(value)}.")
+
+
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """The value, or nothing where it is no mapping: a plugin's maker may write anything into its provenance."""
+    return value if isinstance(value, Mapping) else {}

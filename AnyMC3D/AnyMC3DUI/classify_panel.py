@@ -14,6 +14,7 @@ from AnyMC3DLib.errors import AnyMC3DError, InputError
 
 from .card_text import card_text, damaged_text, entry_text
 from .devices import AUTOMATIC, UNKNOWN, DeviceChoice
+from .dialogs import Dialogs
 from .open_volume import OpenVolumeWatch
 from .parameters import AnyMC3DParameters
 from .plugin_folder import ENDING, DamagedFile, PluginCard, PluginFolder
@@ -236,10 +237,7 @@ class ClassifyPanel:
         self._ui.pluginFolderButton.setMenu(menu)
 
     def _choose_file(self) -> None:
-        title, kind = _("Add a plugin"), _("Plugins")
-        answer = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), title, "", f"{kind} (*{ENDING})")
-        # PySide6 answers with the filter besides the name, PythonQt with the name alone.
-        path = answer if isinstance(answer, str) else answer[0]
+        path = Dialogs().open_file(_("Add a plugin"), f"{_('Plugins')} (*{ENDING})")
         if path:
             self.add_plugin(path)
 

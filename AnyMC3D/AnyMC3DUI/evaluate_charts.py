@@ -8,6 +8,7 @@ from typing import Any
 import slicer
 from slicer.i18n import tr as _
 
+from .earlier import nodes_of_class
 from .evaluate_rows import estimate_text
 from .result_nodes import column_table, has_marks, mark, refill
 from .scene_chart import Line, SceneChart
@@ -68,10 +69,8 @@ class EvaluationCharts:
         return node
 
     def _table(self) -> slicer.vtkMRMLTableNode | None:
-        nodes = self._scene.GetNodesByClass("vtkMRMLTableNode")
-        nodes.UnRegister(None)
-        found = (nodes.GetItemAsObject(number) for number in range(nodes.GetNumberOfItems()))
-        return next((node for node in found if has_marks(node, MARKS)), None)
+        tables = nodes_of_class(self._scene, "vtkMRMLTableNode")
+        return next((node for node in tables if has_marks(node, MARKS)), None)
 
 
 def roc_lines(answer: Mapping[str, Any]) -> list[Line]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import slicer
 
-from .result_nodes import column_table, mark, refill
+from .earlier import nodes_of_class
+from .result_nodes import column_table, has_marks, mark, refill
 
 CHART_LAYOUTS = tuple(
     getattr(slicer.vtkMRMLLayoutNode, f"SlicerLayout{kind}View")
@@ -103,13 +104,8 @@ class SceneChart:
         node.SetSaveWithScene(False)
 
     def _node(self, kind: str, part: str) -> slicer.vtkMRMLNode | None:
-        nodes = self._scene.GetNodesByClass(kind)
-        nodes.UnRegister(None)
-        for number in range(nodes.GetNumberOfItems()):
-            node = nodes.GetItemAsObject(number)
-            if node.GetAttribute("AnyMC3D.Chart") == self._key and node.GetAttribute("AnyMC3D.Part") == part:
-                return node
-        return None
+        marks = {"Chart": self._key, "Part": part}
+        return next((node for node in nodes_of_class(self._scene, kind) if has_marks(node, marks)), None)
 
     def _drop_from(self, number: int) -> None:
         """Remove the lines from that number on."""

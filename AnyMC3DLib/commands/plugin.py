@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..operating_points import curve_of
 from ..plugin import read_sizes, read_spec
 from ..plugin_edit import revise_plugin, revision_of
+from ..records import mapping_of
 from ..spec import PluginSpec, ViewSpec
 from ..terminal import show, show_table
 
@@ -92,20 +91,15 @@ def _view_text(view: ViewSpec) -> str:
 
 def _training_rows(spec: PluginSpec) -> list[list[str]]:
     rows, provenance = [], spec.provenance
-    counts = _mapping(_mapping(provenance.get("counts")).get("train"))
+    counts = mapping_of(mapping_of(provenance.get("counts")).get("train"))
     if counts:
         data = provenance.get("data", "")
         # In the order of the classes, which the file does not keep.
         shown = ", ".join(f"{counts[c.name]} {c.name}" for c in spec.classes if c.name in counts)
         rows.append(["trained on", f"{data}: " * bool(data) + shown])
     for split, figures in (("validation", provenance.get("validation")), ("test", provenance.get("test"))):
-        auc = _mapping(_mapping(figures).get("auc"))
+        auc = mapping_of(mapping_of(figures).get("auc"))
         # Null where the cases held one class alone.
         if all(isinstance(auc.get(name), float) for name in ("value", "low", "high")):
             rows.append([f"{split} AUC", f"{auc['value']:.3f} (95 % {auc['low']:.3f} to {auc['high']:.3f})"])
     return rows
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """Provenance is free text to a plugin's maker: what is no object is passed over."""
-    return value if isinstance(value, Mapping) else {}
