@@ -22,18 +22,23 @@ from torch import Tensor, nn
 from .errors import BackboneError
 from .folding import FoldingConv2d, convolve
 from .lowrank import lowrank_linear, merged_weight
+from .rows import check_order, rows_of_a_slice, seen_rows
 from .spec import LoRASpec
 
 # Groups of layers that a spec may name as targets.
 TARGET_GROUPS = ("patch_embed", "attention", "mlp", "pointwise", "convolution")
-DEFAULT_TARGETS = {"transformer": ("patch_embed", "attention"), "cnn": ("pointwise", "convolution")}
+DEFAULT_TARGETS = {
+    "transformer": ("patch_embed", "attention"),
+    "hierarchy": ("patch_embed", "attention"),
+    "cnn": ("pointwise", "convolution"),
+}
 # Layers that come after the last block, and are adapted with it.
-AFTER_THE_BLOCKS = ("attn_pool", "fc_norm", "head")
+AFTER_THE_BLOCKS = ("attn_pool", "fc_norm", "head", "neck")
 ADAPTABLE = (nn.Linear, nn.Conv2d, Conv2dSame, FoldingConv2d)
 
 
 def select_targets(model: nn.Module, spec: LoRASpec, *, kind: str) -> dict[str, nn.Module]:
-    """The layers of `model` that `spec` adapts, by name; `kind` is 'transformer' or 'cnn'.
+    """The layers of `model` that `spec` adapts, by name; `kind` is the backbone's.
 
     Raises BackboneError if a named group is unknown or has no layer here, or a layer cannot be adapted.
     """
@@ -62,15 +67,17 @@ def group_of(model: nn.Module, name: str, *, kind: str) -> str | None:
     module = model.get_submodule(name)
     if isinstance(module, nn.Linear):
         # Its own parent alone: a pooling query has an MLP within it, which is no attention.
-        parent = model.get_submodule(name.rpartition(".")[0])
-        if "attention" in type(parent).__name__.lower():
+        parent = type(model.get_submodule(name.rpartition(".")[0])).__name__.lower()
+        if "attention" in parent:
             return "attention"
-        if kind == "cnn":
+        if kind == "cnn" or (kind == "hierarchy" and "mlp" not in parent):
             return "pointwise"
         return "patch_embed" if name.startswith("patch_embed") else "mlp"
     if isinstance(module, nn.Conv2d) and module.groups == 1:
         if kind == "transformer":
             return "patch_embed" if name.startswith("patch_embed") else None
+        if kind == "hierarchy" and name.startswith(("patch_embed", "stem")):
+            return "patch_embed"
         return "pointwise" if tuple(module.kernel_size) == (1, 1) else "convolution"
     return None
 
@@ -146,6 +153,8 @@ class AdapterSites:
         self._active: tuple[Rows, ...] = ()
         self._batch = 0
         self._joined: frozenset[str] = frozenset()
+        # The layers in which the rows of each slice are known to stand together, by size of slices.
+        self._ordered: dict[tuple[int, ...], frozenset[str]] = {}
 
     def attach(self, key: str, adapter: Adapter) -> None:
         """Make `adapter` known under `key`; it acts once it is active."""
@@ -197,7 +206,7 @@ class AdapterSites:
         return frozenset(joined)
 
     def _joined_forward(self, name: str, layer: nn.Linear, pair: LoRAPair, x: Tensor) -> Tensor:
-        _check_rows(name, len(x), self._batch)
+        rows_of_a_slice(name, len(x), self._batch)
         return lowrank_linear(x, layer.weight, layer.bias, pair.A, pair.B, pair.scale)
 
     @property
@@ -220,49 +229,58 @@ class AdapterSites:
             for name, layer in layers.items():
                 layer.weight = kept[name]
 
-    def check_reach(self, key: str, forward: Callable[[], object]) -> None:
-        """Run `forward` once, on one slice, and raise BackboneError if the adapter `key` cannot act on all its layers.
+    def check_reach(self, key: str, run: Callable[[Tensor], object], slices: Tensor) -> None:
+        """Raise BackboneError if the adapter `key` cannot act on all its layers, each on its own slices alone.
 
         Some networks use a layer's weight without calling the layer; an adapter there would silently do nothing.
-        Others cut slices into windows, and a layer sees these as rows.
+        Others cut slices into windows, and a layer sees these as rows: those of a slice must then stand together.
+        `slices` are two different ones for `run`, without adapters.
         """
-        rows: dict[str, int] = {}
         layers = self._adapters[key].layers
-        handles = [
-            self._model.get_submodule(name).register_forward_hook(
-                lambda _, inputs, __, name=name: rows.update({name: len(inputs[0])})
-            )
-            for name in layers
-        ]
-        try:
-            forward()
-        finally:
-            for handle in handles:
-                handle.remove()
+        rows = seen_rows(self._model, layers, run, slices[:1])
         missed = [name for name in layers if name not in rows]
         if missed:
             raise BackboneError(
                 f"LoRA cannot reach {len(missed)} of {len(layers)} layers of this backbone, such as {missed[0]}: "
                 "choose other targets."
             )
-        for name in layers:
-            _check_rows(name, rows[name], 1)
+        self._check_order(layers, run, slices)
+
+    def check_order(
+        self, rows: Sequence[Rows], run: Callable[[Tensor], object], slices: Callable[[], Tensor], *, batch: int
+    ) -> None:
+        """As `check_reach` for the order of rows, at another size of slices, where adapters share a batch.
+
+        A size is tried out once.
+        """
+        if all(r.first == 0 and r.last in (None, batch) for r in rows):
+            return
+        layers = {name for r in rows if r.key in self._adapters for name in self._adapters[r.key].layers}
+        two = slices()
+        unknown = layers - self._ordered.get(tuple(two.shape), frozenset())
+        if unknown:
+            self._check_order(sorted(unknown), run, two)
+
+    def _check_order(self, layers: Sequence[str], run: Callable[[Tensor], object], slices: Tensor) -> None:
+        check_order(self._model, layers, run, slices)
+        size = tuple(slices.shape)
+        self._ordered[size] = self._ordered.get(size, frozenset()) | frozenset(layers)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
         def add_changes(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not self._active or name in self._joined:
                 return None
             x = inputs[0]
-            _check_rows(name, x.shape[0], self._batch)
+            each = rows_of_a_slice(name, len(x), self._batch)
             for rows in self._active:
                 pair = self._adapters[rows.key].pair(name)
                 if pair is None:
                     continue
-                if rows.first == 0 and rows.last in (None, len(x)):
+                if rows.first == 0 and rows.last in (None, self._batch):
                     # Changing a part in place would cost the gradient a copy of the whole.
                     output = output + pair(layer, x).to(output.dtype)
                     continue
-                where = slice(rows.first, rows.last)
+                where = slice(rows.first * each, None if rows.last is None else rows.last * each)
                 # A layer's output is not needed for its own gradient, so it may be changed in place.
                 output[where] += pair(layer, x[where]).to(output.dtype)
             return output
@@ -273,11 +291,3 @@ class AdapterSites:
 def _own_forward(layer: nn.Module) -> None:
     """Give `layer` its class's forward back."""
     del layer.forward
-
-
-def _check_rows(name: str, rows: int, slices: int) -> None:
-    if rows != slices:
-        raise BackboneError(
-            f"The layer '{name}' sees {rows} rows for {slices} slices, so adapters cannot be told apart there: choose "
-            "other LoRA targets."
-        )

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..activation import kept, last_but_one_stage
+from ..activation import kept, last_but_one_stage, layout_of, map_width
 from ..backbone import Backbone
 from ..errors import InputError
 from ..files import write_bytes
@@ -108,12 +108,7 @@ def token_width(backbone: Backbone) -> int:
     """How many features a token of `tokens_of` has."""
     if backbone.kind == "transformer":
         return int(backbone.model.num_features)
-    layer = last_but_one_stage(backbone.model)
-    return next(int(f["num_chs"]) for f in _feature_maps(backbone.model) if f["module"] == layer)
-
-
-def _feature_maps(model: nn.Module) -> Sequence[Mapping]:
-    return getattr(model.feature_info, "info", model.feature_info)
+    return map_width(backbone.model)
 
 
 def tokens_of(network: PluginNetwork, view: ViewSpec, slices: Tensor) -> Tensor:
@@ -170,8 +165,7 @@ def _on_grid(backbone: Backbone, output: Tensor, slices: Tensor) -> Tensor:
         grid = [n // backbone.multiple_of for n in slices.shape[2:]]
         patches = output[:, int(getattr(backbone.model, "num_prefix_tokens", 0)) :]
         return patches.transpose(1, 2).unflatten(2, grid)
-    channels_last = getattr(backbone.model, "output_fmt", "NCHW") == "NHWC"
-    return output.permute(0, 3, 1, 2) if channels_last else output
+    return layout_of(backbone.model, output).as_map(output)
 
 
 def mask_on_slices(mask: Volume, slices: Slices) -> npt.NDArray[np.float32]:

@@ -13,11 +13,12 @@ from networks import KINDS, backbone_of_kind, grey_slices, plugin_spec, timm_mod
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from AnyMC3DLib.backbone import Backbone, create_model
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.catalogue import BackboneEntry
 from AnyMC3DLib.errors import BackboneError
 from AnyMC3DLib.lora import Adapter, AdapterSites, LoRAPair, Rows, select_targets
 from AnyMC3DLib.model import PluginNetwork
+from AnyMC3DLib.opening import create_model
 from AnyMC3DLib.spec import LoRASpec
 from AnyMC3DLib.weights import digest_of
 
@@ -283,15 +284,6 @@ def test_beit_of_a_fixed_size_is_probed_at_that_size_and_refused() -> None:
     backbone = tiny_backbone("beit_base_patch16_224", depth=1, embed_dim=48, num_heads=3)
     with pytest.raises(BackboneError, match=r"cannot reach 1 of 3 layers"):
         PluginNetwork(plugin_spec(backbone), backbone)
-
-
-def test_layers_that_see_windows_instead_of_slices_are_refused_at_once() -> None:
-    backbone = tiny_backbone(
-        "swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1), embed_dim=24, num_heads=(1, 1, 2, 2), img_size=224
-    )
-    with pytest.raises(BackboneError, match=r"sees \d+ rows for 1 slices"):
-        PluginNetwork(plugin_spec(backbone, lora=LoRASpec(targets=("attention",))), backbone)
-    assert backbone.sites.keys == []
 
 
 def test_a_layer_with_a_forward_of_its_own_is_refused() -> None:
