@@ -14,12 +14,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import AttentionPoolLatent, AttentionRope
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaAttention, EvaBlock
 from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import BackboneError
+
+BLOCKS = (Block, EvaBlock, BeitBlock)
+LAYERS = (Attention, AttentionRope, EvaAttention, BeitAttention)
 
 
 def for_and_against(products: Tensor, *, dim: int) -> Tensor:
@@ -70,8 +75,8 @@ class LastAttention:
         # A distilled model's embedding is the mean of two tokens.
         if getattr(model, "global_pool", "") != "token" or hasattr(model, "head_dist"):
             return None
-        # What these do between attention and embedding is known; other kinds mask, bias or subtract.
-        if type(block) not in (Block, EvaBlock) or type(layer) not in (Attention, AttentionRope, EvaAttention):
+        # What these do between attention and embedding is known; other kinds mask or subtract.
+        if type(block) not in BLOCKS or type(layer) not in LAYERS:
             return None
         return cls(model, layer, block, prefix)
 
@@ -117,6 +122,10 @@ class SeenAttention(TorchFunctionMode):
             query, key, value = args[:3]
             scale = query.shape[-1] ** -0.5
             scores = (query[:, :, :1] * scale) @ key.transpose(-2, -1)
+            bias = args[3] if len(args) > 3 else (kwargs or {}).get("attn_mask")
+            if bias is not None:
+                # BEiT's relative positions.
+                scores = scores + bias[..., :1, :]
             # A row in 16 bits would no longer add up to 1.
             self.row = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
             self.values = value
@@ -169,7 +178,7 @@ def _rest_of_block(block: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
     if type(block) is Block:
         x = x + block.ls1(attended)
         return x + block.ls2(block.mlp(block.norm2(x)))
-    if type(block) is EvaBlock:
+    if type(block) in (EvaBlock, BeitBlock):
         x = x + (attended if block.gamma_1 is None else block.gamma_1 * attended)
         changed = block.mlp(block.norm2(x))
         return x + (changed if block.gamma_2 is None else block.gamma_2 * changed)

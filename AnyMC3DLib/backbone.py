@@ -8,22 +8,21 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from .activation import ActivationTail, kept, last_but_one_stage, replaced
+from .activation import ActivationTail, MapLayout, kept, last_but_one_stage, layout_of, replaced
+from .architecture import Architecture
 from .attention import AttentionTail, LastAttention
-from .catalogue import BackboneEntry, find_backbone
 from .entrances import Entrances, Stage, without_memory
 from .errors import BackboneError
 from .folding import FoldingConv2d, is_exact
+from .kinds import fixed_size, kind_of, multiple_of
 from .lora import AdapterSites, Rows
 from .precision import LoweredWeights
-from .weights import digest_of, load_weights
+from .weights import digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +54,17 @@ class Backbone:
         mean: Sequence[float],
         std: Sequence[float],
         model_args: Mapping[str, Any] | None = None,
+        architecture: Architecture | None = None,
     ) -> None:
         self.id = id
+        self.architecture = architecture
         # As JSON gives them back, so that a plugin's own record of them can be compared.
         self.model_args = json.loads(json.dumps(dict(model_args or {})))
         self.mean = tuple(float(m) for m in mean)
         self.std = tuple(float(s) for s in std)
         self.digest = digest_of(model)
         self.model = model.eval().requires_grad_(False)
-        self.kind = "transformer" if hasattr(model, "blocks") and hasattr(model, "patch_embed") else "cnn"
+        self.kind = kind_of(model)
         # Some CNNs widen the pooled features once more before the classifier.
         self.embed_dim = int(getattr(model, "head_hidden_size", None) or model.num_features)
         if self.kind == "transformer":
@@ -100,21 +101,14 @@ class Backbone:
     @property
     def multiple_of(self) -> int:
         """Slices must have a size that this divides: the patch size, or 1 for a CNN."""
-        if self.kind == "cnn":
-            return 1
-        embed = self.model.patch_embed
-        # Behind a CNN stem the patches are those of its feature map; `feat_ratio` counts pixels.
-        if hasattr(embed, "feat_ratio"):
-            return int(embed.feat_ratio())
-        if not hasattr(embed, "patch_size"):
-            raise BackboneError(f"The model '{self.id}' does not say how large its patches are: choose another.")
-        return int(embed.patch_size if isinstance(embed.patch_size, int) else max(embed.patch_size))
+        return multiple_of(self.model, id=self.id)
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """The one size (H, W) that slices must have, for the few transformers that take no other."""
-        embed = getattr(self.model, "patch_embed", None)
-        return tuple(embed.img_size) if getattr(embed, "strict_img_size", False) and embed.img_size else None
+        """The one size (H, W) that slices must have, for the few networks that take no other."""
+        if self.architecture is not None and self.architecture.positions.kind == "fixed":
+            return self.architecture.input_size
+        return fixed_size(self.model)
 
     def to(self, device: torch.device | str) -> Backbone:
         """Move the weights."""
@@ -201,6 +195,8 @@ class Backbone:
         behind = self._behind_map_layer if tail and self._map_layer is not None else 0
         watch = self._attention if self._attention is not None and (attention or tail) else None
         passed: list[Tensor] = []
+        if adapters:
+            self.sites.check_order(adapters, self._run, lambda: self._noise(x), batch=len(x))
         with ExitStack() as stack:
             if stage.at:
                 stack.enter_context(self.entrances.entered(stage))
@@ -224,7 +220,7 @@ class Backbone:
 
     @functools.cached_property
     def _behind_map_layer(self) -> int:
-        """The unit behind a CNN's map layer, where its network can be entered there; else 0."""
+        """The unit behind the map layer, where the network can be entered there; else 0."""
         behind = self.entrances.behind(self._map_layer)
         return behind if self.entrances.nearest(behind) == behind else 0
 
@@ -235,20 +231,21 @@ class Backbone:
         return torch.zeros(1, 1, height, width, device=self.device)
 
     def check_reach(self, key: str) -> None:
-        """Raise BackboneError if the adapter `key` sits on a layer that the model does not call."""
-        blank = self._blank()
+        """Raise BackboneError if the adapter `key` sits on layers where it cannot act on its own slices."""
+        self.sites.check_reach(key, self._run, self._noise(self.normalise(self._blank())))
 
-        def forward() -> None:
-            with torch.no_grad():
-                self.encode(blank)
-
-        self.sites.check_reach(key, forward)
+    def _noise(self, x: Tensor) -> Tensor:
+        """Two random slices of the shape, place and precision of the normalised slices `x`."""
+        # From a generator of its own, so that a training's random numbers stay what they were.
+        random = torch.rand(2, *x.shape[1:], generator=torch.Generator().manual_seed(0))
+        # Noise is much like other noise deep in a network, where rows must be told apart.
+        random[1] -= 1
+        return self._ready(random.to(x.device))
 
     def _activation_tail(
         self, leaf: Tensor, x: Tensor, adapters: Sequence[Rows], passed: Sequence[Tensor]
     ) -> ActivationTail:
         acting = _acting(self.sites, adapters)
-        last = self._is_channels_last(leaf)
         if self._map_layer is None:
             # The embedding is an average of tokens.
             def embed(tokens: Tensor) -> Tensor:
@@ -256,8 +253,9 @@ class Backbone:
                     return self.model.forward_head(tokens, pre_logits=True)
 
             grid = x.shape[2] // self.multiple_of, x.shape[3] // self.multiple_of
-            return ActivationTail(leaf.detach(), embed, last, grid, getattr(self.model, "num_prefix_tokens", 0))
-        grid = tuple(leaf.shape[1:3] if last else leaf.shape[2:4])
+            prefix = int(getattr(self.model, "num_prefix_tokens", 0))
+            return ActivationTail(leaf.detach(), embed, MapLayout(False, grid, prefix))
+        layout = layout_of(self.model, leaf)
         if passed:
             shape = without_memory(x)
 
@@ -265,17 +263,14 @@ class Backbone:
                 with acting(len(features)):
                     return self.entrances.run(Stage(shape, self._behind_map_layer, features, tuple(passed)))
 
-            return ActivationTail(leaf.detach(), embed_late, last, grid)
+            return ActivationTail(leaf.detach(), embed_late, layout)
         layer = self.model.get_submodule(self._map_layer)
 
         def embed_again(features: Tensor) -> Tensor:
             with acting(len(features)), torch.no_grad(), replaced(layer, features):
                 return self._run(x)
 
-        return ActivationTail(leaf.detach(), embed_again, last, grid)
-
-    def _is_channels_last(self, features: Tensor) -> bool:
-        return features.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        return ActivationTail(leaf.detach(), embed_again, layout)
 
     def _check_size(self, slices: Tensor) -> None:
         if slices.ndim != 4 or slices.shape[1] not in (1, 3):
@@ -322,33 +317,3 @@ def _fold_first_layer(model: nn.Module, *, mean: Sequence[float], std: Sequence[
     parent, _, name = first.rpartition(".")
     setattr(model.get_submodule(parent), name, FoldingConv2d(conv, mean=tuple(mean), std=tuple(std)))
     return True
-
-
-def create_model(entry: BackboneEntry) -> nn.Module:
-    """The timm model of `entry` without weights, without a classifier, for any input size it can take."""
-    name, _, tag = entry.timm.partition(".")
-    if not timm.is_model(name) or (tag and entry.timm not in timm.list_models(f"{name}.*", pretrained=True)):
-        raise BackboneError(f"timm has no model '{entry.timm}': check its name.")
-    arguments = {"num_classes": 0, **entry.model_args}
-    try:
-        # Transformers that can take any size take it when asked; other models do not know the word.
-        return timm.create_model(entry.timm, pretrained=False, dynamic_img_size=True, **arguments)
-    except TypeError:
-        return timm.create_model(entry.timm, pretrained=False, **arguments)
-
-
-def open_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
-    """The backbone `name` of the catalogue (or 'timm:MODEL') with its weights.
-
-    Raises BackboneError if it is unknown, or its weights are not at hand and `weights` names no file.
-    """
-    entry = find_backbone(name)
-    model = create_model(entry)
-    load_weights(model, entry, file=weights)
-    return backbone_of(model, entry)
-
-
-def backbone_of(model: nn.Module, entry: BackboneEntry) -> Backbone:
-    """A timm model that has its weights, as the backbone `entry`."""
-    cfg = model.pretrained_cfg
-    return Backbone(model, id=entry.id, mean=cfg["mean"], std=cfg["std"], model_args=entry.model_args)

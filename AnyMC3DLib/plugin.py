@@ -20,6 +20,7 @@ from .spec import FORMAT_VERSION, PluginSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .architecture import Architecture
     from .backbone import Backbone
     from .model import PluginNetwork
 
@@ -123,10 +124,36 @@ def check_backbone(spec: PluginSpec, backbone: Backbone) -> None:
             f"Plugin '{spec.name}' was trained on '{spec.backbone.id}' ({spec.backbone.digest[:19]}...), but this is "
             f"'{backbone.id}' ({backbone.digest[:19]}...): give the weights it was trained on."
         )
-    if dict(spec.backbone.model_args) != backbone.model_args:
+    trained, here = spec.backbone.architecture, backbone.architecture
+    if trained is None or here is None:
+        if dict(spec.backbone.model_args) != backbone.model_args:
+            raise PluginError(
+                f"Plugin '{spec.name}' was trained on '{spec.backbone.id}' with "
+                f"{dict(spec.backbone.model_args) or 'no'} arguments, but '{backbone.id}' has "
+                f"{backbone.model_args or 'none'}: use the backbone it names."
+            )
+        return
+    _check_architecture(spec, trained, here)
+
+
+def _check_architecture(spec: PluginSpec, trained: Architecture, here: Architecture) -> None:
+    """The same weights can stand in networks that differ in what has no weights, such as strides or activations."""
+    from .building import are_alike
+
+    if not are_alike(trained, here):
         raise PluginError(
-            f"Plugin '{spec.name}' was trained on '{spec.backbone.id}' with {dict(spec.backbone.model_args) or 'no'} "
-            f"arguments, but '{backbone.id}' has {backbone.model_args or 'none'}: use the backbone it names."
+            f"Plugin '{spec.name}' was trained on these weights in the network {trained.timm} with "
+            f"{dict(trained.model_args) or 'no'} arguments, but here they are in {here.timm} with "
+            f"{dict(here.model_args) or 'none'}: use the backbone it names."
+        )
+    if trained.positions == here.positions:
+        return
+    other = next((v for v in spec.views if v.preprocessing.size not in (None, trained.input_size)), None)
+    if other is not None:
+        raise PluginError(
+            f"Plugin '{spec.name}' takes slices of {' x '.join(map(str, other.preprocessing.size))} pixels, for which "
+            f"its backbone resampled its positions in another way than '{spec.backbone.id}' does here: import the "
+            f"weights from the file that the plugin's maker had."
         )
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from .architecture import Architecture
 from .errors import InputError, PluginError
 from .records import Record
 
@@ -219,12 +220,16 @@ class ClassSpec(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRef(Record):
-    """The backbone a plugin was trained on: its name in the catalogue, the digest of its weights, and the arguments
-    it was built with, since the same weights at another stride give other embeddings."""
+    """The backbone a plugin was trained on: its name in the catalogue, the digest of its weights, and the network they
+    were in, since the same weights at another stride give other embeddings.
+
+    `model_args` are the arguments of `architecture`; plugins of the first versions have them alone.
+    """
 
     id: str
     digest: str = ""
     model_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    architecture: Architecture | None = None
 
 
 def _check_format_version(version: int) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from ..backbone import Backbone, open_backbone
+from ..backbone import Backbone
 from ..errors import InputError
+from ..opening import open_backbone
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..backbone import Backbone, backbone_of, create_model
+from ..backbone import Backbone
 from ..catalogue import find_backbone
 from ..model import PluginNetwork
+from ..opening import backbone_of, create_model
 from ..plugin import save_plugin
 from ..prediction import Study
 from ..spec import (
@@ -67,7 +68,12 @@ def plugin_spec(
         name=name,
         task_type=task_type,
         classes=tuple(ClassSpec(name=c) for c in classes),
-        backbone=BackboneRef(id=backbone.id, digest=backbone.digest, model_args=backbone.model_args),
+        backbone=BackboneRef(
+            id=backbone.id,
+            digest=backbone.digest,
+            model_args=backbone.model_args,
+            architecture=backbone.architecture,
+        ),
         views=(ViewSpec(name="axial", preprocessing=preprocessing),),
         lora=LoRASpec(last_blocks=last_blocks, targets=("attention",) if last_blocks else ()),
     )

@@ -72,8 +72,9 @@ def prepare_spec(task: TaskSpec, backbone: Backbone) -> PluginSpec:
         )  # fmt: skip
         views.append(dataclasses.replace(view, preprocessing=cut))
     reference = dataclasses.replace(
-        task.plugin.backbone, id=backbone.id, digest=backbone.digest, model_args=backbone.model_args
-    )
+        task.plugin.backbone, id=backbone.id, digest=backbone.digest, model_args=backbone.model_args,
+        architecture=backbone.architecture,
+    )  # fmt: skip
     return dataclasses.replace(task.plugin, backbone=reference, views=tuple(views))
 
 

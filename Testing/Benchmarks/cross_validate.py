@@ -20,8 +20,9 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 
 from AnyMC3DLib.allocator import keep_freed_memory
-from AnyMC3DLib.backbone import Backbone, open_backbone
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.files import write_text
+from AnyMC3DLib.opening import open_backbone
 from AnyMC3DLib.training.cases import Case, of_split, read_cases
 from AnyMC3DLib.training.methods import with_method
 from AnyMC3DLib.training.metrics import auc, bootstrap

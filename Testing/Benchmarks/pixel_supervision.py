@@ -22,10 +22,11 @@ import torch
 from scipy import stats
 
 from AnyMC3DLib.allocator import keep_freed_memory
-from AnyMC3DLib.backbone import Backbone, open_backbone
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.files import write_text
 from AnyMC3DLib.heatmap import heatmap
+from AnyMC3DLib.opening import open_backbone
 from AnyMC3DLib.phantom import Phantom, head_phantom
 from AnyMC3DLib.prediction import Study
 from AnyMC3DLib.training.cases import Case

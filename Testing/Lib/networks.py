@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from AnyMC3DLib.backbone import Backbone, backbone_of, create_model
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.catalogue import BackboneEntry
 from AnyMC3DLib.model import PluginNetwork
+from AnyMC3DLib.opening import backbone_of, create_model
 from AnyMC3DLib.plugin import save_plugin
 from AnyMC3DLib.spec import (
     BackboneRef,
@@ -115,7 +116,12 @@ def plugin_spec(backbone: Backbone, **fields: Any) -> PluginSpec:
         "name": "Test",
         "task_type": task,
         "classes": tuple(ClassSpec(name=name) for name in names),
-        "backbone": BackboneRef(id=backbone.id, digest=backbone.digest, model_args=backbone.model_args),
+        "backbone": BackboneRef(
+            id=backbone.id,
+            digest=backbone.digest,
+            model_args=backbone.model_args,
+            architecture=backbone.architecture,
+        ),
         "views": (view(backbone),),
         "lora": LoRASpec(rank=2, alpha=3.0),
         "fusion": FusionSpec(),

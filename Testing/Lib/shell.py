@@ -10,9 +10,10 @@ import numpy.typing as npt
 from networks import timm_model
 from safetensors.torch import save_file
 
-from AnyMC3DLib.backbone import Backbone, backbone_of
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.catalogue import BackboneEntry
 from AnyMC3DLib.cli import main
+from AnyMC3DLib.opening import backbone_of
 
 SHAPE = (8, 24, 24)
 

@@ -23,14 +23,33 @@ from networks import (
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
-from AnyMC3DLib.backbone import Backbone, create_model, open_backbone
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.catalogue import BackboneEntry
 from AnyMC3DLib.errors import BackboneError
 from AnyMC3DLib.model import PluginNetwork
+from AnyMC3DLib.opening import create_model, open_backbone
 from AnyMC3DLib.spec import LoRASpec
 
 MORE_KINDS: dict[str, tuple[str, dict]] = {
     "pooling query of an Eva": ("vit_pe_core_tiny_patch16_384", {"depth": 2}),
+    "relative positions": (
+        "beit_base_patch16_224",
+        {"depth": 2, "embed_dim": 48, "num_heads": 3, "img_size": (32, 48), "global_pool": "token"},
+    ),
+    "relative positions of all layers": (
+        "beit_base_patch16_224",
+        {
+            "depth": 2,
+            "embed_dim": 48,
+            "num_heads": 3,
+            "img_size": (32, 48),
+            "global_pool": "token",
+            "use_rel_pos_bias": False,
+            "use_shared_rel_pos_bias": True,
+            "swiglu_mlp": True,
+            "init_values": 0.0,
+        },
+    ),
     "rotary attention": ("vit_small_patch16_rope_ape_224", {"depth": 2, "embed_dim": 48, "num_heads": 3}),
 }
 LAST_ATTENTIONS = [*WITH_CLASS_ATTENTION, *MORE_KINDS]
@@ -38,7 +57,15 @@ LAST_ATTENTIONS = [*WITH_CLASS_ATTENTION, *MORE_KINDS]
 
 def backbone_with_attention(kind: str) -> Backbone:
     name, arguments = {**KINDS, **MORE_KINDS}[kind]
-    return tiny_backbone(name, **arguments)
+    backbone = tiny_backbone(name, **arguments)
+    for block in backbone.model.blocks if kind.startswith("relative positions") else ():
+        # timm otherwise uses the layer's weights without a call of the layer, where adapters cannot act.
+        block.attn.qkv_bias_separate = True
+    with torch.no_grad():
+        for place, parameter in backbone.model.named_parameters():
+            if place.endswith("relative_position_bias_table"):
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    return backbone
 
 
 def timms_own_embedding(kind: str, slices: Tensor) -> Tensor:
@@ -120,7 +147,7 @@ def explicit_attention(backbone: Backbone) -> Iterator[list[Tensor]]:
     """Within the block the last attention is computed as a full matrix, which a list then holds as a leaf."""
     seen: list[Tensor] = []
     model = backbone.model
-    if isinstance(model.attn_pool, AttentionPoolLatent):
+    if isinstance(getattr(model, "attn_pool", None), AttentionPoolLatent):
         pool = model.attn_pool
         pool.forward = types.MethodType(lambda self, x: explicit_pool(self, x, seen), pool)
         try:
@@ -145,7 +172,8 @@ def explicit_attention(backbone: Backbone) -> Iterator[list[Tensor]]:
 
 def prefix_of(backbone: Backbone) -> int:
     """Tokens before the patches in what the last attention reads."""
-    if backbone.model.attn_pool is not None and getattr(backbone.model, "pool_include_prefix", True) is False:
+    pool = getattr(backbone.model, "attn_pool", None)
+    if pool is not None and getattr(backbone.model, "pool_include_prefix", True) is False:
         return 0
     return backbone.model.num_prefix_tokens
 
@@ -303,8 +331,10 @@ def test_slices_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_a_model_that_hides_its_patches_is_refused_in_one_sentence() -> None:
+    backbone = tiny_backbone(depth=1)
+    backbone.model.patch_embed = nn.Identity()
     with pytest.raises(BackboneError, match="how large its patches are"):
-        _ = tiny_backbone("hiera_tiny_224", embed_dim=24, stages=(1, 1, 1, 1)).multiple_of
+        _ = backbone.multiple_of
 
 
 @pytest.mark.parametrize("name", ["no_such_model", "test_vit.no_such_tag", "hf-hub:someone/something", ""])
@@ -313,9 +343,9 @@ def test_a_name_that_timm_does_not_know_is_refused(name: str) -> None:
         create_model(BackboneEntry(id="x", timm=name))
 
 
-def test_an_unknown_backbone_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(BackboneError, match=r"no backbone 'dino'.*dinov2_vits14.*'timm:'"):
-        open_backbone("dino")
+def test_an_unknown_backbone_is_refused_with_the_names_that_may_be_meant() -> None:
+    with pytest.raises(BackboneError, match=r"no backbone 'dinov2_vits'.*did you mean dinov2_vits14.*'timm:'"):
+        open_backbone("dinov2_vits")
 
 
 def test_the_backbone_is_frozen_and_in_evaluation_mode() -> None:

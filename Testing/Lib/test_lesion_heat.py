@@ -17,10 +17,11 @@ import torch
 from networks import plugin_spec, tiny_backbone, view
 from volumes import straight
 
-from AnyMC3DLib.backbone import Backbone, backbone_of, create_model
+from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.catalogue import BackboneEntry
 from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.heatmap import DISPLAY_THRESHOLD, heatmap
+from AnyMC3DLib.opening import backbone_of, create_model
 from AnyMC3DLib.prediction import Study
 from AnyMC3DLib.spec import HeadSpec, IntensitySpec, LoRASpec, SliceSpec
 from AnyMC3DLib.training.cases import Case

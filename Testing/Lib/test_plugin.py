@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import grey_slices, plugin_spec, three_views, tiny_backbone, tiny_network, write_plugin
+from networks import grey_slices, plugin_spec, three_views, tiny_backbone, tiny_network, view, write_plugin
 from safetensors.torch import load_file, save_file
 
 from AnyMC3DLib import plugin
@@ -337,10 +337,47 @@ def test_a_plugin_of_other_weights_is_refused_with_both_names(file: Path) -> Non
 
 
 def test_a_plugin_of_the_same_weights_in_another_model_is_refused(file: Path, backbone: Backbone) -> None:
+    change_spec(file, lambda data: data["backbone"]["architecture"]["model_args"].update(act_layer="quick_gelu"))
+    with pytest.raises(PluginError, match=r"network test_vit with \{.*'quick_gelu'\}.*in test_vit with \{'depth': 2\}"):
+        load_networks(file, backbone)
+    assert backbone.sites.keys == []
+
+
+def test_a_plugin_of_the_same_network_by_another_name_is_loaded(file: Path, backbone: Backbone) -> None:
+    change_spec(file, lambda data: data["backbone"]["architecture"]["model_args"].update(num_heads=1, embed_dim=64))
+    same = {"depth": 2, "num_heads": 1, "embed_dim": 64}
+    with pytest.raises(PluginError):
+        load_networks(file, backbone)
+    change_spec(file, lambda data: data["backbone"]["architecture"]["model_args"].update(num_heads=2))
+    assert dict(read_spec(file).backbone.architecture.model_args) == {**same, "num_heads": 2}
+    load_networks(file, backbone)
+
+
+def test_a_plugin_of_the_first_versions_is_told_apart_by_its_arguments(file: Path, backbone: Backbone) -> None:
+    change_spec(file, lambda data: data["backbone"].pop("architecture"))
+    load_networks(file, backbone)
     change_spec(file, lambda data: data["backbone"].update(model_args={"depth": 2, "global_pool": "avg"}))
     with pytest.raises(PluginError, match=r"trained on 'test_vit' with \{.*'global_pool': 'avg'\}.*has \{'depth': 2\}"):
         load_networks(file, backbone)
-    assert backbone.sites.keys == []
+
+
+def test_positions_that_were_resampled_in_another_way_matter_at_another_size_alone(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    def other_way(data: dict) -> None:
+        data["backbone"]["architecture"]["positions"]["antialias"] = False
+
+    native = backbone.architecture.input_size
+    for size in (native, (32, 48)):
+        file = tmp_path / "Test.safetensors"
+        write_plugin(file, backbone, views=(view(backbone, size=size),))
+        load_networks(file, backbone)
+        change_spec(file, other_way)
+        if size == native:
+            load_networks(file, backbone)
+        else:
+            with pytest.raises(PluginError, match="slices of 32 x 48 pixels, for which its backbone resampled"):
+                load_networks(file, backbone)
 
 
 def test_a_plugin_that_names_no_weights_is_refused(tmp_path: Path, backbone: Backbone) -> None:
