@@ -1,0 +1,41 @@
+"""Small random models of other libraries, saved as those save them, and brought into timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from AnyMC3DLib.backbone import Backbone
+from AnyMC3DLib.foreign.reading import ForeignWeights
+
+
+def randomised(model: nn.Module, *, seed: int = 0, std: float = 0.2) -> nn.Module:
+    """Every parameter and buffer of the model random, so that none is left out unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator) * std)
+            elif name.endswith("running_var"):
+                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    return model.eval()
+
+
+def saved(model: nn.Module, folder: Path) -> Path:
+    """The folder that the Transformers library writes for the model, as on the hub."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def picture(size: tuple[int, int], *, batch: int = 2) -> Tensor:
+    """Random normalised slices [B, 3, H, W]."""
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def backbone_of(weights: ForeignWeights) -> Backbone:
+    """The weights as a backbone that takes slices as they are: mean 0, standard deviation 1."""
+    return Backbone(weights.model, id="imported", mean=(0, 0, 0), std=(1, 1, 1))
