@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .arguments import at_least, seed
-from .commands import manifest
+from .commands import backbone, manifest
 from .errors import AnyMC3DError
 
 DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_parser(commands)
     _add_plugin(commands)
     _add_backbones(commands)
+    backbone.add_parser(commands)
     _add_demo(commands)
     _add_bench(commands)
     return parser

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .catalogue import ANY_TIMM_MODEL, read_catalogue
+from .catalogue import ANY_TIMM_MODEL, list_backbones
 from .errors import InputError, PluginError
 from .files import replacing
 from .plugin import LARGEST_HEADER, METADATA_KEY, read_spec
@@ -361,7 +361,7 @@ def _warnings(head: _Head, figures: list[str], without_interval: bool) -> Iterat
         yield "Some of its figures have no interval: how sure they are is not told."
     if "thresholds" in _fields_revised(spec.provenance):
         yield "Its thresholds were changed after the training."
-    known = spec.backbone.id.startswith(ANY_TIMM_MODEL) or spec.backbone.id in read_catalogue()
+    known = spec.backbone.id.startswith(ANY_TIMM_MODEL) or spec.backbone.id in list_backbones()
     if not known:
         yield f"Its backbone '{_text(spec.backbone.id, LONGEST_NAME)}' is not in the list of backbones here."
     if not spec.backbone.digest:

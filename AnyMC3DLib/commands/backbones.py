@@ -5,21 +5,48 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..catalogue import read_catalogue
+from ..backbone_store import backbone_folder, installed
+from ..catalogue import BackboneEntry, list_backbones
 from ..terminal import show, show_table
 
 
 def show_list(options: argparse.Namespace) -> None:
-    """List the catalogue."""
-    entries = read_catalogue().values()
+    """List the installed backbones, then the catalogue."""
+    entries, here = list_backbones(), installed()
     if options.json:
-        show(json.dumps([entry.to_dict() for entry in entries], indent=2))
+        show(json.dumps([{**e.to_dict(), "installed": e.id in here} for e in entries.values()], indent=2))
         return
-    rows = []
-    for e in entries:
-        notes = [note for note, holds in (("recommended", e.recommended), ("offline", e.offline)) if holds]
-        access = "gated" if e.gated else "open"
-        rows.append([e.id, e.title, f"{e.parameters:g} M", f"{e.input_size}", e.licence, access, ", ".join(notes)])
+    if here:
+        rows = [
+            [*_measures(entries[name]), f"{record.layout}, {', '.join(record.source_files[:2])}", record.imported]
+            for name, record in here.items()
+        ]
+        columns = ["name", "model", "size", "input", "licence", "from", "since"]
+        show_table(f"Installed in {backbone_folder()}", columns, rows)
+    listed = [entry for name, entry in entries.items() if name not in here]
+    rows = [[*_measures(entry), _access(entry), _notes(entry)] for entry in listed]
     show_table("Backbones", ["name", "model", "size", "input", "licence", "access", ""], rows)
-    show("'offline' comes with the installation. Others come from the hub, or from a file given with --weights.")
-    show("Any other timm model can be named as timm:MODEL.")
+    asked = [[entry.id, entry.hub] for entry in listed if _access(entry) != "open"]
+    if asked:
+        show_table("Access is asked for, or the file is got, on the page", ["name", "page"], asked)
+    show("'offline' comes with the installation. 'anymc3d backbone fetch NAME' gets an open or gated one from the hub.")
+    show(
+        "'anymc3d backbone import FILE --as NAME' takes weights that you have. Any timm model can be named timm:MODEL."
+    )
+
+
+def _measures(entry: BackboneEntry) -> list[str]:
+    return [entry.id, entry.title, f"{entry.parameters:g} M", f"{entry.input_size}", entry.licence or "not said"]
+
+
+def _access(entry: BackboneEntry) -> str:
+    words = [
+        *(["gated"] if entry.gated else []),
+        *(["file only"] if all(source.kind == "file" for source in entry.weights) else []),
+    ]
+    return ", ".join(words) or "open"
+
+
+def _notes(entry: BackboneEntry) -> str:
+    notes = (("recommended", entry.recommended), ("offline", entry.offline), ("non-commercial", entry.non_commercial))
+    return ", ".join(note for note, holds in notes if holds)

@@ -17,3 +17,9 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real images, and there is no folder {folder}: name one in ANYMC3D_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_backbones_of_this_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody installed on this machine is nothing to the tests."""
+    monkeypatch.setenv("ANYMC3D_BACKBONES", str(tmp_path_factory.getbasetemp() / "no-backbones"))

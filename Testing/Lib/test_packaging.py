@@ -56,8 +56,8 @@ def test_every_import_is_declared() -> None:
     names = set().union(*(imported(LIBRARY / name) for name in FILES)) - set(sys.stdlib_module_names)
     names |= {source.function.partition(".")[0].partition(":")[0]
               for entry in read_catalogue().values() for source in entry.weights if source.function}  # fmt: skip
-    optional = PROJECT["project"]["optional-dependencies"]["bench"]
-    lines = [*PROJECT["project"]["dependencies"], *optional]
+    optional = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"], *optional["bench"], *optional["lite"]]
     declared = {re.match(r"[\w-]+", line)[0].lower().replace("_", "-") for line in lines}
     wanted = {INSTALLED_AS.get(name, name).lower().replace("_", "-") for name in names - {"AnyMC3DLib"}}
     assert wanted - declared == set()

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from AnyMC3DLib import weights
-from AnyMC3DLib.backbone import backbone_of, create_model, open_backbone
 from AnyMC3DLib.catalogue import BackboneEntry, WeightSource, find_backbone
 from AnyMC3DLib.errors import BackboneError
+from AnyMC3DLib.opening import backbone_of, create_model, open_backbone
 from AnyMC3DLib.weights import digest_of, load_weights
 
 VIT = BackboneEntry(id="tiny", timm="test_vit")

@@ -1,0 +1,247 @@
+"""Weights of any layout become installed backbones with their record, or are refused and leave nothing."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from stored import SIZE, dinov2_folder, small_vit, tensors_of
+from torch import Tensor
+
+from AnyMC3DLib import backbone_import, catalogue
+from AnyMC3DLib.backbone_import import check_outputs, import_backbone
+from AnyMC3DLib.backbone_store import InstalledBackbone, find_installed, installed
+from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, list_backbones
+from AnyMC3DLib.errors import BackboneError
+from AnyMC3DLib.foreign.checkpoint import read_checkpoint
+from AnyMC3DLib.foreign.reading import read_weights
+from AnyMC3DLib.opening import open_backbone
+from AnyMC3DLib.weights import digest_of
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dinov2_folder(tmp_path_factory.mktemp("hub") / "dinov2")
+
+
+@pytest.fixture
+def source(original: Path, tmp_path: Path) -> Path:
+    """A folder of small DINOv2 weights that a test may change."""
+    return Path(shutil.copytree(original, tmp_path / "source"))
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ANYMC3D_BACKBONES", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+def test_a_file_is_read_by_what_it_holds_and_not_by_its_name(source: Path) -> None:
+    by_name = read_weights(source)
+    shutil.move(source / "model.safetensors", source / "weights.pt")
+    assert digest_of(read_weights(source).model) == digest_of(by_name.model)
+
+
+def test_an_import_is_installed_with_all_that_is_known_of_it(source: Path) -> None:
+    (source / "LICENSE").write_text("Apache License\nVersion 2.0\n")
+    (source / "README.md").write_text("---\nlibrary_name: transformers\nlicense: apache-2.0\n---\n# Words\n")
+    record = import_backbone(source, id="mine", title="My DINOv2")
+    read = read_weights(source)
+    assert record == find_installed("mine")
+    assert record == InstalledBackbone(
+        id="mine",
+        title="My DINOv2",
+        architecture=read.architecture,
+        layout="Transformers",
+        digest=digest_of(read.model),
+        source_files=("model.safetensors",),
+        source_digest=read_checkpoint(source).digest,
+        licence="Apache License\nVersion 2.0\n",
+        licence_name="apache-2.0",
+        imported=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        kind="transformer",
+        parameters=record.parameters,
+        embed_dim=32,
+        patch=14,
+    )
+    assert record.architecture.input_size == (SIZE, SIZE)
+
+
+def test_the_installed_file_holds_the_weights_that_were_read(source: Path, store: Path) -> None:
+    import_backbone(source, id="mine")
+    wanted = read_weights(source).model.state_dict()
+    kept = load_file(store / "mine.safetensors")
+    assert kept.keys() == wanted.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in wanted.items())
+
+
+def test_an_installed_backbone_is_found_and_listed_first(source: Path, store: Path) -> None:
+    record = import_backbone(source, id="mine", licence="Own")
+    entry = find_backbone("mine")
+    assert (entry.id, entry.licence, entry.offline, entry.embed_dim, entry.patch) == ("mine", "Own", True, 32, 14)
+    assert entry.architecture == record.architecture
+    assert (entry.timm, dict(entry.model_args)) == (record.architecture.timm, dict(record.architecture.model_args))
+    ((kind, place),) = [(weights.kind, weights.location) for weights in entry.weights]
+    assert (kind, Path(place)) == ("installed", store / "mine.safetensors")
+    assert next(iter(list_backbones())) == "mine"
+    with pytest.raises(BackboneError, match=r"no backbone 'mien' \(did you mean mine"):
+        find_backbone("mien")
+
+
+def test_an_installed_backbone_is_opened_by_its_name(source: Path) -> None:
+    record = import_backbone(source, id="mine")
+    backbone = open_backbone("mine")
+    assert (backbone.id, backbone.digest, backbone.architecture) == ("mine", record.digest, record.architecture)
+
+
+def test_an_installed_backbone_of_the_catalogues_name_keeps_what_the_catalogue_says(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = read_weights(source).architecture
+    listed = BackboneEntry(
+        id="dinov2_tiny", timm=read.timm, model_args=read.model_args, title="DINOv2 tiny", licence="Apache-2.0",
+        hub="https://hub/dinov2", recommended=True,
+    )  # fmt: skip
+    for module in (catalogue, backbone_import):
+        monkeypatch.setattr(module, "read_catalogue", lambda: {"dinov2_tiny": listed})
+    record = import_backbone(source, id="dinov2_tiny")
+    assert (record.title, record.licence_name) == ("DINOv2 tiny", "Apache-2.0")
+    entry = find_backbone("dinov2_tiny")
+    assert (entry.hub, entry.recommended, entry.weights[0].kind) == ("https://hub/dinov2", True, "installed")
+    assert list(list_backbones()) == ["dinov2_tiny"]
+
+
+def test_the_catalogues_name_of_another_network_is_refused(source: Path, store: Path) -> None:
+    with pytest.raises(BackboneError, match=r"'dinov2_vits14' stands for timm's 'vit_small.*choose another name"):
+        import_backbone(source, id="dinov2_vits14")
+    assert not store.exists()
+
+
+def test_the_same_weights_in_other_files_have_the_same_digest(source: Path, tmp_path: Path) -> None:
+    first = import_backbone(source, id="first")
+    tensors = tensors_of(source)
+    halves = dict(list(tensors.items())[::2]), dict(list(tensors.items())[1::2])
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    names = {}
+    for number, half in enumerate(halves):
+        save_file(half, parts / f"part-{number}.safetensors")
+        names |= dict.fromkeys(half, f"part-{number}.safetensors")
+    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    shutil.copy(source / "config.json", parts)
+    torch.save({"model": {f"module.{n}": t for n, t in reversed(tensors.items())}, "epoch": 7}, tmp_path / "w.pth")
+    shutil.copy(source / "config.json", tmp_path)
+    second, third = import_backbone(parts, id="second"), import_backbone(tmp_path / "w.pth", id="third")
+    assert first.digest == second.digest == third.digest
+    assert first.architecture == second.architecture == third.architecture
+    assert second.source_files == ("part-0.safetensors", "part-1.safetensors")
+    assert len({r.source_digest for r in (first, second, third)}) == 3
+
+
+def test_timms_own_weights_are_taken_in_for_the_model_that_is_named(tmp_path: Path) -> None:
+    model = small_vit()
+    torch.save(model.state_dict(), tmp_path / "vit.pth")
+    record = import_backbone(tmp_path / "vit.pth", id="vit", model="test_vit")
+    assert (record.architecture.timm, record.layout) == ("test_vit", "timm")
+    assert record.digest == digest_of(model)
+
+
+def test_weights_without_a_known_layout_are_refused(tmp_path: Path, store: Path) -> None:
+    torch.save(small_vit().state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(BackboneError, match=r"layout of these weights is not known.*--model"):
+        import_backbone(tmp_path / "vit.pth", id="vit")
+    with pytest.raises(BackboneError, match="timm has no model 'dragon'"):
+        import_backbone(tmp_path / "vit.pth", id="vit", model="dragon")
+    assert not store.exists()
+
+
+def test_a_name_that_is_taken_is_refused_before_the_weights_are_read(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = import_backbone(source, id="mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone_import, "read_weights", lambda *_, **__: pytest.fail("the weights were read"))
+        with pytest.raises(BackboneError, match="installed backbone 'mine' already"):
+            import_backbone(source, id="mine")
+        with pytest.raises(BackboneError, match="cannot be the name"):
+            import_backbone(source, id="../mine", overwrite=True)
+    assert import_backbone(source, id="mine", overwrite=True, title="again").title == "again"
+    assert installed()["mine"].digest == first.digest
+
+
+@pytest.mark.parametrize(
+    ("front", "name"),
+    [
+        ("---\nlicense: mit\n---\n", "mit"),
+        ("---\r\nlicense: 'cc-by-nc-4.0'\r\n---\r\n", "cc-by-nc-4.0"),
+        ("---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
+        ("---\nlicense: other\n---\n", "other"),
+        ("---\ntags: [a]\n---\nlicense: mit\n", ""),
+        ("license: mit\n", ""),
+        ("---\nlicense: " + "x" * 200 + "\n---\n", ""),
+        ("---\nlicense: \x1b[31mred\n---\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_licences_name_is_that_of_the_readmes_front_matter(front: str, name: str, source: Path) -> None:
+    (source / "README.md").write_text(front + "# Model\n", newline="")
+    assert read_checkpoint(source).licence_name == name
+
+
+def test_the_licence_that_is_given_goes_before_that_of_the_files(source: Path) -> None:
+    (source / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert import_backbone(source, id="mine", licence="As agreed with the makers").licence_name.startswith("As agreed")
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "x" * 200, "\x1b[31mred"])
+def test_a_title_or_licence_that_is_no_line_is_refused(text: str, source: Path, store: Path) -> None:
+    with pytest.raises(BackboneError, match="The title must be one line"):
+        import_backbone(source, id="mine", title=text)
+    with pytest.raises(BackboneError, match="The licence must be one line"):
+        import_backbone(source, id="mine", licence=text)
+    assert not store.exists()
+
+
+def test_weights_whose_answers_are_no_numbers_are_refused(source: Path, store: Path) -> None:
+    tensors = tensors_of(source)
+    tensors["embeddings.patch_embeddings.projection.weight"] *= 1e38
+    save_file(tensors, source / "model.safetensors")
+    with pytest.raises(BackboneError, match=r"'model\.safetensors' answers with values that are not finite"):
+        import_backbone(source, id="mine")
+    assert not store.exists()
+
+
+def test_a_network_that_takes_no_slices_is_refused() -> None:
+    class Deaf(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError(f"long and technical {x.shape}")
+
+    architecture = backbone_import.Architecture(family="", timm="deaf")
+    with pytest.raises(BackboneError) as error:
+        check_outputs(Deaf(), architecture, of="w.pth")
+    assert "technical" not in str(error.value)
+
+
+def test_the_colours_are_those_of_the_processor_beside_the_weights(source: Path) -> None:
+    colours = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.1]}
+    (source / "preprocessor_config.json").write_text(json.dumps(colours))
+    made = import_backbone(source, id="mine").architecture
+    assert (made.mean, made.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
+
+
+def test_a_folder_of_the_hubs_cache_is_read_through_its_links(source: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--a--b"
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / ("0" * 40)
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for file in source.iterdir():
+        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
+        shutil.move(file, blob)
+        (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
+    assert import_backbone(snapshot, id="mine").source_files == ("model.safetensors",)
