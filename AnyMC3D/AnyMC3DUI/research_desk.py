@@ -11,13 +11,14 @@ from slicer.i18n import tr as _
 
 from AnyMC3DLib.errors import InputError
 
+from .backbones_panel import BackbonesPanel
 from .classify_panel import ClassifyPanel
 from .dataset_panel import DatasetPanel
 from .dialogs import Dialogs
 from .evaluate_panel import EvaluatePanel
 from .plugin_folder import PluginCard, PluginFolder
 from .plugins_panel import PluginsPanel
-from .settings import pseudonym_key
+from .settings import pseudonym_key, use_backbone_folder
 from .train_panel import TrainPanel
 from .worker_client import WorkerClient
 
@@ -56,6 +57,7 @@ class ResearchDesk:
         ask: Dialogs | None = None,
     ) -> None:
         self._ui, self._classify = ui, classify
+        use_backbone_folder()
         ask = ask or Dialogs()
         self._soon = qt.QTimer()
         self._soon.setSingleShot(True)
@@ -74,6 +76,7 @@ class ResearchDesk:
             ui, scene=scene, folder=folder, client=client, device=device, dataset=lambda: self.dataset.dataset,
             save_dataset=self.dataset.save, ask=ask, load_case=self._load_case, show_case=self._show_case,
         )  # fmt: skip
+        self.backbones = BackbonesPanel(ui, ask=ask, changed=self._refresh)
         ui.tabs.connect("currentChanged(int)", self._tab_chosen)
         self._question = self._watch_window()
 
@@ -110,6 +113,7 @@ class ResearchDesk:
     def _refresh(self) -> None:
         self._classify.refresh()
         self.plugins.refresh()
+        self.backbones.refresh()
         self.training.refresh()
         self.evaluation.refresh()
 

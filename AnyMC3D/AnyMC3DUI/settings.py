@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import slicer
 
+from AnyMC3DLib.backbone_store import FOLDER_VARIABLE
+
 PLUGIN_FOLDER = "AnyMC3D/PluginFolder"
+BACKBONE_FOLDER = "AnyMC3D/BackboneFolder"
 PSEUDONYM_KEY = "AnyMC3D/PseudonymKey"
 
 
@@ -15,6 +19,19 @@ def plugin_folder() -> Path:
     settings = slicer.app.userSettings()
     chosen = settings.value(PLUGIN_FOLDER)
     return Path(chosen) if chosen else Path(settings.fileName()).parent / "AnyMC3D" / "Plugins"
+
+
+def use_backbone_folder() -> None:
+    """Let the folder of the setting, if there is one, be that of the backbones, here and in the workers to come."""
+    chosen = slicer.app.userSettings().value(BACKBONE_FOLDER)
+    if chosen:
+        os.environ[FOLDER_VARIABLE] = str(chosen)
+
+
+def set_backbone_folder(folder: Path) -> None:
+    """Keep `folder` as the user's folder of backbones, and use it from now on."""
+    slicer.app.userSettings().setValue(BACKBONE_FOLDER, str(folder))
+    use_backbone_folder()
 
 
 def pseudonym_key() -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import qt
 from slicer.i18n import tr as _
 
-from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, read_catalogue
+from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, list_backbones
 from AnyMC3DLib.training.presets import PRESETS, TAUGHT_BY_MASKS, TrainChoices
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ class TrainForm:
     def __init__(self, ui: Any, *, changed: Callable[[], None]) -> None:
         self._ui, self._changed = ui, changed
         self._enabled, self._has_masks, self._filling = True, False, True
-        for entry in offered(read_catalogue().values()):
-            _add(ui.trainBackboneSelector, entry.title or entry.id, entry.id, tip=backbone_words(entry))
+        self.refresh_backbones()
         for method, text in _method_texts().items():
             _add(ui.trainMethodSelector, text, method)
         for name in PRESETS:
@@ -36,6 +35,18 @@ class TrainForm:
         self._connect()
         self._filling = False
         self._follow()
+
+    def refresh_backbones(self) -> None:
+        """Offer the backbones that there are now; the one that was chosen stays so if it is among them."""
+        selector, entries = self._ui.trainBackboneSelector, offered(list_backbones().values())
+        if [entry.id for entry in entries] == [selector.itemData(n) for n in range(selector.count)]:
+            return
+        chosen, blocked = _value(selector), selector.blockSignals(True)
+        selector.clear()
+        for entry in entries:
+            _add(selector, entry.title or entry.id, entry.id, tip=backbone_words(entry))
+        selector.setCurrentIndex(max(0, selector.findData(chosen)))
+        selector.blockSignals(blocked)
 
     @property
     def name(self) -> str:
@@ -130,11 +141,13 @@ class TrainForm:
 
 
 def offered(entries: Any) -> list[BackboneEntry]:
-    """The backbones in the order in which they are offered: those that need no download first, then the recommended.
+    """The backbones in the order in which they are offered: the one that came along first, then those that were
+    installed, then the recommended. Those whose weights come as a file alone are offered once they are installed.
 
     So the first, which is chosen, works in a hospital without internet.
     """
-    return sorted(entries, key=lambda entry: (not entry.offline, not entry.recommended))
+    had = [entry for entry in entries if any(source.kind != "file" for source in entry.weights)]
+    return sorted(had, key=lambda entry: (not entry.offline, entry.architecture is not None, not entry.recommended))
 
 
 def backbone_words(entry: BackboneEntry) -> str:
@@ -165,4 +178,4 @@ def _add(box: qt.QComboBox, text: str, value: str, *, tip: str = "") -> None:
 
 
 def _value(box: qt.QComboBox) -> str:
-    return box.itemData(box.currentIndex)
+    return box.itemData(box.currentIndex) if box.count else ""

@@ -98,6 +98,7 @@ class TrainPanel:
             self._table = state
             self._forget_estimate()
         self._problems.clear()
+        self._form.refresh_backbones()
         self._form.show_masks(dataset is not None and has_masks(dataset))
         self._preview.refresh()
         self._look_for_runs()

@@ -79,7 +79,7 @@ class WorkerClient(qt.QObject):
         # In Slicer sys.executable is PythonSlicer, which finds all that Slicer's Python needs.
         super().__init__(parent)
         self._command = [str(python or sys.executable), *arguments]
-        self._environment = worker_environment(environment)
+        self._changes = dict(environment or {})
         self._on_log, self._start_ms = on_log, start_ms
         self._worker: WorkerProcess | None = None
         self._ending: list[WorkerProcess] = []
@@ -179,7 +179,7 @@ class WorkerClient(qt.QObject):
         self.starts += 1
         worker = WorkerProcess(
             command=self._command,
-            environment=self._environment,
+            environment=worker_environment(self._changes),
             ready=lambda _: self._send_waiting(),
             ended=lambda reason: self._ended(worker, reason),
             log=self._log,

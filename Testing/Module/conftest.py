@@ -55,3 +55,9 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     made = Scene(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def no_backbones_of_this_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody installed on this machine is nothing to the tests."""
+    monkeypatch.setenv("ANYMC3D_BACKBONES", str(tmp_path_factory.getbasetemp() / "no-backbones"))

@@ -30,8 +30,8 @@ HEAVY = (
 )
 # What of the library needs little more than the standard library, and does nothing that takes long.
 LIGHT_ROOMS = {
-    "catalogue", "client", "control", "errors", "files", "messages", "operating_points", "plugin", "plugin_edit",
-    "progress", "protocol", "records", "resources", "spec", "transport", "wording",
+    "backbone_store", "catalogue", "client", "control", "errors", "files", "messages", "operating_points", "plugin",
+    "plugin_edit", "progress", "protocol", "records", "resources", "spec", "transport", "wording",
     "training.dataset", "training.dataset_split", "training.presets", "training.pseudonym", "training.task",
 }  # fmt: skip
 # Files of a dataset are written and read with SimpleITK, which the application has, and in threads of their own.
