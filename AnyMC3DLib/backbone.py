@@ -64,6 +64,7 @@ class Backbone:
         self.std = tuple(float(s) for s in std)
         self.digest = digest_of(model)
         self.model = model.eval().requires_grad_(False)
+        _call_joint_projections(model)
         self.kind = kind_of(model)
         # Some CNNs widen the pooled features once more before the classifier.
         self.embed_dim = int(getattr(model, "head_hidden_size", None) or model.num_features)
@@ -295,6 +296,16 @@ def _acting(sites: AdapterSites, adapters: Sequence[Rows]) -> Callable[[int], ob
         return sites.active(adapters, batch=batch) if adapters else nullcontext()
 
     return context
+
+
+def _call_joint_projections(model: nn.Module) -> None:
+    """Have attention whose query and value alone have a bias call its layer, in which an adapter can then act.
+
+    BEiT, EVA and Swin V2 else take the layer's weight and leave the layer out.
+    """
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
 
 
 def _pool_class_token(model: nn.Module) -> None:

@@ -58,9 +58,6 @@ LAST_ATTENTIONS = [*WITH_CLASS_ATTENTION, *MORE_KINDS]
 def backbone_with_attention(kind: str) -> Backbone:
     name, arguments = {**KINDS, **MORE_KINDS}[kind]
     backbone = tiny_backbone(name, **arguments)
-    for block in backbone.model.blocks if kind.startswith("relative positions") else ():
-        # timm otherwise uses the layer's weights without a call of the layer, where adapters cannot act.
-        block.attn.qkv_bias_separate = True
     with torch.no_grad():
         for place, parameter in backbone.model.named_parameters():
             if place.endswith("relative_position_bias_table"):

@@ -272,18 +272,37 @@ def test_an_exception_within_the_backbone_leaves_no_adapter_active() -> None:
 
 
 def test_layers_whose_weights_are_used_without_a_call_are_refused() -> None:
-    # EVA with separate biases of q, k and v calls F.linear on qkv.weight.
     backbone = tiny_backbone("eva02_base_patch14_224", depth=2, embed_dim=48, num_heads=3, qkv_fused=True)
+    for block in backbone.model.blocks:
+        block.attn.qkv_bias_separate = False
     with pytest.raises(BackboneError, match=r"cannot reach 2 of 5 layers .* such as blocks\.0\.attn\.qkv"):
         PluginNetwork(plugin_spec(backbone, views=(view(backbone, size=(28, 42)),)), backbone)
     assert backbone.sites.keys == []
     assert not any(module._forward_hooks for module in backbone.model.modules())
 
 
-def test_beit_of_a_fixed_size_is_probed_at_that_size_and_refused() -> None:
-    backbone = tiny_backbone("beit_base_patch16_224", depth=1, embed_dim=48, num_heads=3)
-    with pytest.raises(BackboneError, match=r"cannot reach 1 of 3 layers"):
-        PluginNetwork(plugin_spec(backbone), backbone)
+SEPARATE_BIASES = {
+    "EVA-02": ("eva02_base_patch14_224", {"qkv_fused": True}, 14),
+    "BEiT": ("beit_base_patch16_224", {"img_size": 64}, 16),
+}
+
+
+@pytest.mark.parametrize("kind", SEPARATE_BIASES)
+def test_attention_with_a_bias_of_query_and_value_alone_is_adapted_as_by_merging(kind: str) -> None:
+    name, arguments, patch = SEPARATE_BIASES[kind]
+    arguments = {"depth": 2, "embed_dim": 48, "num_heads": 3, **arguments}
+    backbone, slices = tiny_backbone(name, **arguments), grey_slices(2, (4 * patch, 4 * patch))
+    frozen = backbone.encode(slices).embedding
+    mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
+    with torch.no_grad():
+        own = timm_model(name, **arguments)((slices.expand(-1, 3, -1, -1) - mean) / std)
+    torch.testing.assert_close(frozen, own, rtol=1e-5, atol=1e-5)
+    network = tiny_network(backbone, views=(view(backbone, size=(4 * patch, 4 * patch)),))
+    key = network.adapter_key("axial")
+    adapted = backbone.encode(slices, adapters=[Rows(key)]).embedding
+    assert (adapted - frozen).abs().max() > 1e-3
+    with backbone.sites.merged(key):
+        torch.testing.assert_close(backbone.encode(slices).embedding, adapted, rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_with_a_forward_of_its_own_is_refused() -> None:
