@@ -85,7 +85,9 @@ def read_checkpoint(place: str | Path) -> Checkpoint:
         tensors.update(part)
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    config = json_beside(folder, CONFIGS)
+    # A folder of the hub may hold the weights in both libraries' layouts, each with its config.
+    by_open_clip = files[0].name.startswith("open_clip")
+    config = json_beside(folder, CONFIGS[::-1] if by_open_clip else CONFIGS)
     if not isinstance(config.get("model_type", ""), str):
         raise BackboneError("The config's 'model_type' is no text: get the config again.")
     return Checkpoint(

@@ -245,3 +245,11 @@ def test_a_folder_of_the_hubs_cache_is_read_through_its_links(source: Path, tmp_
         shutil.move(file, blob)
         (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
     assert import_backbone(snapshot, id="mine").source_files == ("model.safetensors",)
+
+
+def test_each_librarys_weights_are_read_with_its_own_config(source: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    (source / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}}))
+    assert read_checkpoint(source).config == config
+    (source / "model.safetensors").rename(source / "open_clip_model.safetensors")
+    assert read_checkpoint(source).config == {"model_cfg": {}}
