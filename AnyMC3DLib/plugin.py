@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .errors import InputError, PluginError
 from .files import write_bytes
-from .spec import FORMAT_VERSION, PluginSpec
+from .spec import FORMAT_VERSION, BackboneRef, PluginSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,6 +134,18 @@ def check_backbone(spec: PluginSpec, backbone: Backbone) -> None:
             )
         return
     _check_architecture(spec, trained, here)
+
+
+def is_backbone_of(reference: BackboneRef, backbone: Backbone) -> bool:
+    """Whether `backbone` is the very one that a plugin names: the same weights in the same network."""
+    from .building import are_alike
+
+    trained, here = reference.architecture, backbone.architecture
+    if reference.digest != backbone.digest:
+        return False
+    if trained is None or here is None:
+        return dict(reference.model_args) == backbone.model_args
+    return trained.positions == here.positions and are_alike(trained, here)
 
 
 def _check_architecture(spec: PluginSpec, trained: Architecture, here: Architecture) -> None:

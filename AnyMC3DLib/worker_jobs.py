@@ -25,7 +25,7 @@ from .errors import InputError, PluginError
 from .heatmap import heatmap
 from .memory import release_memory
 from .messages import Check, Classify, Devices, Estimate, Evaluate, Load, Params, Preview, Render, Train, Unload
-from .plugin import read_spec
+from .plugin import is_backbone_of, read_spec
 from .prediction import Prediction
 from .preprocessing import preprocess
 from .progress import Progress, ProgressCallback
@@ -186,10 +186,8 @@ class Jobs:
     def _engine_for(self, wanted: BackboneRef, weights: str | None, device: str) -> Classifier:
         """The engine in memory where it has that very backbone on that device, else a new one."""
         engine = self._classifier
-        if engine is not None and self._is_at_home_on(device):
-            has = engine.backbone
-            if (has.digest, has.model_args) == (wanted.digest, dict(wanted.model_args)):
-                return engine
+        if engine is not None and self._is_at_home_on(device) and is_backbone_of(wanted, engine.backbone):
+            return engine
         return self._opened(wanted.id, weights, device)
 
     def _backbone(self, name: str, weights: str | None, device: str) -> Backbone:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import secrets
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -318,7 +319,8 @@ def grouped_by_backbone(ticked: Sequence[Ticked]) -> list[list[Ticked]]:
     groups: dict[Any, list[Ticked]] = {}
     for one in ticked:
         backbone = one.card.backbone
-        key = (backbone.id, backbone.digest, repr(sorted(backbone.model_args.items())), one.weights)
+        network = backbone.architecture.to_dict() if backbone.architecture is not None else dict(backbone.model_args)
+        key = (backbone.id, backbone.digest, json.dumps(network, sort_keys=True), one.weights)
         groups.setdefault(key, []).append(one)
     return list(groups.values())
 

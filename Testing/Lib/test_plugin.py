@@ -20,6 +20,7 @@ from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.errors import PluginError
 from AnyMC3DLib.plugin import (
     digest_of_file,
+    is_backbone_of,
     load_members,
     load_networks,
     read_sizes,
@@ -385,3 +386,17 @@ def test_a_plugin_that_names_no_weights_is_refused(tmp_path: Path, backbone: Bac
     save_plugin(tmp_path / "p.safetensors", spec, [{"head.bias": torch.ones(1)}])
     with pytest.raises(PluginError, match="give the weights it was trained on"):
         load_networks(tmp_path / "p.safetensors", backbone)
+
+
+def test_a_backbone_is_the_one_a_plugin_names_by_weights_and_network(backbone: Backbone) -> None:
+    named = plugin_spec(backbone).backbone
+    changed = dataclasses.replace
+    other = changed(named.architecture, positions=changed(named.architecture.positions, antialias=False))
+    rebuilt = changed(named.architecture, model_args={"depth": 2, "act_layer": "quick_gelu"})
+    assert is_backbone_of(named, backbone)
+    assert is_backbone_of(changed(named, id="another name"), backbone)
+    assert not is_backbone_of(changed(named, digest="sha256:0"), backbone)
+    assert not is_backbone_of(changed(named, architecture=other), backbone)
+    assert not is_backbone_of(changed(named, architecture=rebuilt), backbone)
+    first = changed(named, architecture=None)
+    assert is_backbone_of(first, backbone) and not is_backbone_of(changed(first, model_args={}), backbone)
