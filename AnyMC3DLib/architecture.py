@@ -46,3 +46,9 @@ class Architecture(Record):
     std: tuple[float, float, float] = IMAGENET_STD
     positions: Positions = Positions()
     norm_eps: float = 0.0
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What decides on the network's outputs, as JSON; not the colours, which views keep, and not the family."""
+        return {"timm": self.timm, "model_args": dict(self.model_args), "norm_eps": self.norm_eps,
+                "positions": self.positions.to_dict()}  # fmt: skip

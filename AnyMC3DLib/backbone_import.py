@@ -16,6 +16,7 @@ from .errors import BackboneError
 from .foreign.layout import Layout
 from .foreign.reading import ForeignWeights, read_weights
 from .kinds import fixed_size, kind_of, multiple_of
+from .opening import as_timm_builds
 from .weights import digest_of
 
 # Pixels of the slices that are tried; enough for every network that takes any size.
@@ -74,7 +75,7 @@ def check_outputs(model: nn.Module, architecture: Architecture, *, of: str) -> N
     try:
         with torch.inference_mode():
             answer = model.eval()(slices)
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+    except Exception as error:  # a network that does not fit its description can fail in any way
         raise BackboneError(
             f"The network of '{of}' cannot look at slices of {size[0]} x {size[1]} pixels: get the file and its config "
             "again."
@@ -95,7 +96,7 @@ def _tried_size(model: nn.Module, architecture: Architecture) -> tuple[int, int]
 def _check_network(read: ForeignWeights, listed: BackboneEntry) -> None:
     """Raise BackboneError if the weights are not of the network that the catalogue's name stands for."""
     with torch.device("meta"):
-        meant = build_network(Architecture(family="", timm=listed.timm, model_args=listed.model_args))
+        meant = build_network(as_timm_builds(listed))
     wanted, found = ({n: t.shape for n, t in m.state_dict().items()} for m in (meant, read.model))
     if wanted != found:
         odd = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))

@@ -20,6 +20,9 @@ MOST_LAYERS = 1000
 LAYERS = ("depth", "layers", "stages", "blocks")
 
 
+# Arguments of timm's that would read files or fetch them, or give another kind of model.
+FORBIDDEN = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",
+             "scriptable", "exportable", "no_jit")  # fmt: skip
 # What a module remembers for its training alone, or of how it was made.
 IN_TRAINING = {
     *("training", "drop_prob", "drop_rate", "p", "scale_by_keep", "grad_checkpointing", "inplace", "fused_attn"),
@@ -33,6 +36,9 @@ def build_network(architecture: Architecture) -> nn.Module:
     if not timm.is_model(name):
         raise BackboneError(f"timm has no model '{architecture.timm}': update timm, or check the name.")
     _check_sizes(architecture.model_args)
+    refused = [name for name in FORBIDDEN if name in architecture.model_args]
+    if refused:
+        raise BackboneError(f"A backbone may not set timm's '{refused[0]}', which reads other files: get it again.")
     arguments = {"num_classes": 0, **_tuples(architecture.model_args)}
     if architecture.positions.kind != "fixed":
         arguments = {"dynamic_img_size": True, **arguments}

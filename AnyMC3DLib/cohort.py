@@ -154,7 +154,7 @@ def _digest_of_run(engine: Classifier, names: Sequence[str], options: Sequence[o
     if without:
         raise PluginError(f"The plugin '{without[0]}' has no file to know it by: save it, and load the file.")
     backbone = engine.backbone
-    network = backbone.architecture.to_dict() if backbone.architecture is not None else backbone.model_args
+    network = backbone.architecture.network if backbone.architecture is not None else backbone.model_args
     question = [__version__, digests, backbone.id, backbone.digest, network, engine.precision, *options]
     return "sha256:" + hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 

@@ -47,9 +47,12 @@ def create_model(entry: BackboneEntry) -> nn.Module:
     name, _, tag = entry.timm.partition(".")
     if not timm.is_model(name) or (tag and entry.timm not in timm.list_models(f"{name}.*", pretrained=True)):
         raise BackboneError(f"timm has no model '{entry.timm}': check its name.")
-    # Positions are left to timm, which resamples them in its own way.
-    left = Positions(kind="any")
-    return build_network(Architecture(family="", timm=entry.timm, model_args=entry.model_args, positions=left))
+    return build_network(as_timm_builds(entry))
+
+
+def as_timm_builds(entry: BackboneEntry) -> Architecture:
+    """The network that timm builds by the name of `entry`; positions are left to timm."""
+    return Architecture(family="", timm=entry.timm, model_args=entry.model_args, positions=Positions(kind="any"))
 
 
 def backbone_of(model: nn.Module, entry: BackboneEntry) -> Backbone:

@@ -137,7 +137,10 @@ def check_backbone(spec: PluginSpec, backbone: Backbone) -> None:
 
 
 def is_backbone_of(reference: BackboneRef, backbone: Backbone) -> bool:
-    """Whether `backbone` is the very one that a plugin names: the same weights in the same network."""
+    """Whether `backbone` has the weights that a plugin names, in the same network.
+
+    How positions are resampled matters at some sizes of slices alone: see `check_backbone`.
+    """
     from .building import are_alike
 
     trained, here = reference.architecture, backbone.architecture
@@ -145,7 +148,7 @@ def is_backbone_of(reference: BackboneRef, backbone: Backbone) -> bool:
         return False
     if trained is None or here is None:
         return dict(reference.model_args) == backbone.model_args
-    return trained.positions == here.positions and are_alike(trained, here)
+    return are_alike(trained, here)
 
 
 def _check_architecture(spec: PluginSpec, trained: Architecture, here: Architecture) -> None:
@@ -160,13 +163,17 @@ def _check_architecture(spec: PluginSpec, trained: Architecture, here: Architect
         )
     if trained.positions == here.positions:
         return
-    other = next((v for v in spec.views if v.preprocessing.size not in (None, trained.input_size)), None)
+    other = next((v for v in spec.views if v.preprocessing.size != trained.input_size), None)
     if other is not None:
         raise PluginError(
-            f"Plugin '{spec.name}' takes slices of {' x '.join(map(str, other.preprocessing.size))} pixels, for which "
-            f"its backbone resampled its positions in another way than '{spec.backbone.id}' does here: import the "
+            f"Plugin '{spec.name}' takes slices of {_size_words(other.preprocessing.size)}, for which its "
+            f"backbone resampled its positions in another way than '{spec.backbone.id}' does here: import the "
             f"weights from the file that the plugin's maker had."
         )
+
+
+def _size_words(size: tuple[int, int] | None) -> str:
+    return "any size" if size is None else f"{size[0]} x {size[1]} pixels"
 
 
 def load_networks(path: str | Path, backbone: Backbone) -> tuple[PluginSpec, list[PluginNetwork]]:

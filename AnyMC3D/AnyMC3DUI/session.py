@@ -319,7 +319,7 @@ def grouped_by_backbone(ticked: Sequence[Ticked]) -> list[list[Ticked]]:
     groups: dict[Any, list[Ticked]] = {}
     for one in ticked:
         backbone = one.card.backbone
-        network = backbone.architecture.to_dict() if backbone.architecture is not None else dict(backbone.model_args)
+        network = backbone.architecture.network if backbone.architecture is not None else dict(backbone.model_args)
         key = (backbone.id, backbone.digest, json.dumps(network, sort_keys=True), one.weights)
         groups.setdefault(key, []).append(one)
     return list(groups.values())

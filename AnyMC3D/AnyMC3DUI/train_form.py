@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import qt
 from slicer.i18n import tr as _
 
-from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, list_backbones
+from AnyMC3DLib.catalogue import BackboneEntry, list_backbones
 from AnyMC3DLib.training.presets import PRESETS, TAUGHT_BY_MASKS, TrainChoices
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class TrainForm:
     def refresh_backbones(self) -> None:
         """Offer the backbones that there are now; the one that was chosen stays so if it is among them."""
         selector, entries = self._ui.trainBackboneSelector, offered(list_backbones().values())
+        self._backbones = {entry.id: entry for entry in entries}
         if [entry.id for entry in entries] == [selector.itemData(n) for n in range(selector.count)]:
             return
         chosen, blocked = _value(selector), selector.blockSignals(True)
@@ -137,7 +138,7 @@ class TrainForm:
         ui.trainPixelsCheck.setEnabled(on and self._has_masks and method in TAUGHT_BY_MASKS)
         ui.trainEpochsSpin.setEnabled(on and method in WITH_EPOCHS)
         ui.trainFoldsSpin.setEnabled(on and method != "full")
-        ui.trainSizeSpin.setSingleStep(find_backbone(_value(ui.trainBackboneSelector)).patch)
+        ui.trainSizeSpin.setSingleStep(self._backbones[_value(ui.trainBackboneSelector)].patch)
 
 
 def offered(entries: Any) -> list[BackboneEntry]:

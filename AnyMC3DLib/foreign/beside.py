@@ -14,7 +14,7 @@ CONFIGS = ("config.json", "open_clip_config.json")
 PROCESSORS = ("preprocessor_config.json",)
 LARGEST = 4 << 20
 LICENCES = ("LICENSE*", "LICENCE*", "license*")
-LONGEST_LICENCE_NAME = 80
+LONGEST_LICENCE, LONGEST_LICENCE_NAME = 100_000, 80
 
 
 def contained(file: Path, folder: Path) -> Path:
@@ -57,7 +57,8 @@ def licence_beside(folder: Path) -> str:
         for file in sorted(folder.glob(pattern)):
             text = _text(file, folder)
             if text:
-                return text
+                # It goes into a header, which is read whenever backbones are listed.
+                return text[:LONGEST_LICENCE]
     return ""
 
 

@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from ..architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, Positions
-from ..building import build_network
+from ..building import FORBIDDEN, build_network
 from ..errors import BackboneError
 from ..kinds import fixed_size
 from ..weights import NOT_DIGESTED, UNREADABLE
@@ -23,9 +23,6 @@ from .checkpoint import Checkpoint
 from .layout import Converted
 from .vit import normalisation, square
 
-# What a config may not ask of timm: to get other weights than those at hand, or another kind of module.
-FORBIDDEN = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",
-             "scriptable", "exportable", "no_jit")  # fmt: skip
 # Where training for other tasks, or an older release, leaves what the network does not need.
 NEEDLESS = ("mask_token", "head.", "head_dist.", "fc.", "classifier.")
 RECOMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask", "bias_mask", "rope_embed.periods")

@@ -55,9 +55,10 @@ def train_folds(
 ) -> FoldsResult:
     """Train `count` members, each on all folds but one, and write them as one plugin to `out`.
 
-    Folds are by patient, stratified and seeded. Temperature and thresholds come from the out-of-fold predictions, where
-    the task asks for them. `on_epoch` is told the fold too, from 1. Other options are those of `train_plugin`. Raises
-    InputError as that does.
+    Folds are by patient, stratified and seeded. A member is that of its last epoch, whatever the task says, since its
+    own fold may not choose the epoch that it is measured at. Temperature and thresholds come from the out-of-fold
+    predictions, where the task asks for them. `on_epoch` is told the fold too, from 1. Other options are those of
+    `train_plugin`. Raises InputError as that does.
     """
     if task.training.method == "full":
         raise InputError("Members of an ensemble share one backbone: train it whole without folds.")
@@ -76,7 +77,7 @@ def train_folds(
         try:
             members.append(
                 train_plugin(
-                    dataclasses.replace(task, training=dataclasses.replace(task.training, calibrate=False)),
+                    _without_a_look(task),
                     own,
                     backbone,
                     None,
@@ -109,6 +110,12 @@ def train_folds(
     excluded = {case: reason for member in members for case, reason in member.excluded.items()}
     ensemble = TrainingResult(spec, members[0].history, parameters, validation=unseen, excluded=excluded)
     return FoldsResult(ensemble, tuple(members), unseen)
+
+
+def _without_a_look(task: TaskSpec) -> TaskSpec:
+    """The recipe of a member, which takes nothing from the fold that it is measured on, neither epoch nor threshold."""
+    recipe = dataclasses.replace(task.training, calibrate=False, keep="last", patience=None)
+    return dataclasses.replace(task, training=recipe)
 
 
 def _parted(pool: Sequence[Case], numbers: Sequence[int], fold: int) -> list[Case]:

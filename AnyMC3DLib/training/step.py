@@ -64,6 +64,8 @@ class GradientStep:
     ) -> None:
         self.network, self.mode, self._check = network, mode, check
         self._objective, self._pixels, self._decoder = objective or ObjectiveSpec(), pixels or PixelSpec(), decoder
+        # Activations of the slices that are embedded again at once; halved whenever they did not fit.
+        self.chunk_bytes = CHUNK_BYTES
         self._bytes: dict[tuple[str, tuple[int, ...]], int] = {}
         self._usable: int | None = None
 
@@ -94,22 +96,38 @@ class GradientStep:
         mode, usable = self.mode, self._usable
         if mode == "auto":
             mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
-        if mode == "memory":
-            return self._in_chunks(batch)
-        groups = self._groups(studies, min(SPEED_BYTES, usable))
         fresh = all(p.grad is None for p in self._parameters())
+        if mode == "memory":
+            return self._in_fitting_chunks(batch, fresh)
+        groups = self._groups(studies, min(SPEED_BYTES, usable))
         try:
             return self._at_once(groups, batch)
         except Exception as error:
             if self.mode != "auto" or not fresh or not is_out_of_memory(error):
                 raise
         # Past the handler, where nothing holds the frames of the failed step any more.
-        for parameter in self._parameters():
-            parameter.grad = None
-        release_memory(device)
+        self._forget_step()
         logger.warning("A training step did not fit in memory; from now on slices are computed twice.")
         self.mode = "memory"
-        return self._in_chunks(batch)
+        return self._in_fitting_chunks(batch, fresh)
+
+    def _in_fitting_chunks(self, batch: _Batch, fresh: bool) -> float:
+        """In as many slices at once as fit: half as many after each time that they did not, down to one."""
+        while True:
+            try:
+                return self._in_chunks(batch)
+            except Exception as error:
+                least = min(self._bytes.values(), default=self.chunk_bytes)
+                if not fresh or not is_out_of_memory(error) or self.chunk_bytes <= least:
+                    raise
+            self._forget_step()
+            self.chunk_bytes //= 2
+            logger.warning("A training step did not fit in memory; from now on half as many slices are taken at once.")
+
+    def _forget_step(self) -> None:
+        for parameter in self._parameters():
+            parameter.grad = None
+        release_memory(self.network.backbone.device)
 
     def _batch_of(
         self,
@@ -222,7 +240,7 @@ class GradientStep:
             embedding.backward(gradient.to(embedding.dtype))
 
     def _chunks(self, view: ViewSpec, slices: Tensor) -> Sequence[Tensor]:
-        return slices.split(max(1, CHUNK_BYTES // self._slice_bytes(view, slices)))
+        return slices.split(max(1, self.chunk_bytes // self._slice_bytes(view, slices)))
 
     def _moved(self, study: Study) -> dict[str, Tensor]:
         return {view: self._there(slices) for view, slices in study.items()}

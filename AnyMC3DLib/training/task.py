@@ -116,7 +116,11 @@ def _with_the_papers(data: Any) -> Any:
     training = data.get("training", {}) if isinstance(data, dict) else None
     if not isinstance(training, dict):
         return data
-    papers = {"objective": {"kind": "focal"}, "augmentation": AugmentationSpec.paper().to_dict()}
+    plugin = data.get("plugin")
+    multiclass = isinstance(plugin, dict) and plugin.get("task_type") == "multiclass"
+    # Alpha is for sigmoids; classes that exclude each other are weighed by how often they are.
+    objective = {"kind": "focal", **({"class_weights": True} if multiclass else {})}
+    papers = {"objective": objective, "augmentation": AugmentationSpec.paper().to_dict()}
     return {**data, "training": {**papers, **training}}
 
 

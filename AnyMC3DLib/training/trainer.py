@@ -265,6 +265,7 @@ class Trainer:
             "history": [_without_nan(dataclasses.asdict(result)) for result in self.history],
             "best": self._kept.score if math.isfinite(self._kept.score) else None,
             "step_mode": self._gradients.mode,
+            "chunk_bytes": self._gradients.chunk_bytes,
         }
         self._store.save(Checkpoint(tensors, facts))
 
@@ -283,6 +284,7 @@ class Trainer:
         if self._gradients.mode == "auto":
             # What did not fit then does not fit now.
             self._gradients.mode = facts["step_mode"]
+        self._gradients.chunk_bytes = facts.get("chunk_bytes", self._gradients.chunk_bytes)
         return Position(**facts["position"])
 
     def _between(self) -> None:

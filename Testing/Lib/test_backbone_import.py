@@ -17,11 +17,12 @@ from torch import Tensor
 from AnyMC3DLib import backbone_import, catalogue
 from AnyMC3DLib.backbone_import import check_outputs, import_backbone
 from AnyMC3DLib.backbone_store import InstalledBackbone, find_installed, installed
+from AnyMC3DLib.building import build_network
 from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, list_backbones
 from AnyMC3DLib.errors import BackboneError
 from AnyMC3DLib.foreign.checkpoint import read_checkpoint
 from AnyMC3DLib.foreign.reading import read_weights
-from AnyMC3DLib.opening import open_backbone
+from AnyMC3DLib.opening import as_timm_builds, open_backbone
 from AnyMC3DLib.weights import digest_of
 
 
@@ -253,3 +254,15 @@ def test_each_librarys_weights_are_read_with_its_own_config(source: Path) -> Non
     assert read_checkpoint(source).config == config
     (source / "model.safetensors").rename(source / "open_clip_model.safetensors")
     assert read_checkpoint(source).config == {"model_cfg": {}}
+
+
+@pytest.mark.parametrize("name", ["sam_vitb16", "hiera_tiny", "swin_tiny", "beit_vitb16", "davit_tiny"])
+def test_a_catalogues_name_stands_for_timms_network_also_where_its_size_is_fixed(name: str) -> None:
+    with torch.device("meta"):
+        assert len(build_network(as_timm_builds(find_backbone(name))).state_dict()) > 100
+
+
+def test_a_long_licence_in_any_script_leaves_a_backbone_that_can_be_listed(source: Path) -> None:
+    (source / "LICENSE").write_text("\u6cd5" * 900_000, encoding="utf-8")
+    import_backbone(source, id="mine")
+    assert set(installed()) == {"mine"}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from AnyMC3DLib import plugin
 from AnyMC3DLib.backbone import Backbone
-from AnyMC3DLib.errors import PluginError
+from AnyMC3DLib.errors import BackboneError, PluginError
 from AnyMC3DLib.plugin import (
     digest_of_file,
     is_backbone_of,
@@ -396,7 +396,23 @@ def test_a_backbone_is_the_one_a_plugin_names_by_weights_and_network(backbone: B
     assert is_backbone_of(named, backbone)
     assert is_backbone_of(changed(named, id="another name"), backbone)
     assert not is_backbone_of(changed(named, digest="sha256:0"), backbone)
-    assert not is_backbone_of(changed(named, architecture=other), backbone)
+    # Whether that matters depends on the slices, which loading looks at.
+    assert is_backbone_of(changed(named, architecture=other), backbone)
     assert not is_backbone_of(changed(named, architecture=rebuilt), backbone)
     first = changed(named, architecture=None)
     assert is_backbone_of(first, backbone) and not is_backbone_of(changed(first, model_args={}), backbone)
+
+
+def test_slices_of_any_size_are_no_native_ones(tmp_path: Path, backbone: Backbone) -> None:
+    file = write_plugin(tmp_path / "Test.safetensors", backbone, views=(view(backbone, size=None),))
+    load_networks(file, backbone)
+    change_spec(file, lambda data: data["backbone"]["architecture"]["positions"].update(antialias=False))
+    with pytest.raises(PluginError, match="slices of any size, for which its backbone resampled"):
+        load_networks(file, backbone)
+
+
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "cache_dir"])
+def test_a_plugin_cannot_have_timm_read_other_files(file: Path, backbone: Backbone, argument: str) -> None:
+    change_spec(file, lambda data: data["backbone"]["architecture"]["model_args"].update({argument: "/etc/passwd"}))
+    with pytest.raises(BackboneError, match=f"may not set timm's '{argument}'"):
+        load_networks(file, backbone)

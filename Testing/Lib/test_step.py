@@ -453,6 +453,48 @@ def test_a_step_that_does_not_fit_after_all_is_taken_in_memory_mode_from_then_on
         GradientStep(network, mode="speed")(studies, BINARY)
 
 
+def test_slices_that_do_not_fit_at_once_are_halved_until_they_do_and_give_the_same_gradients(
+    build: Callable[..., PluginNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build()
+    studies = batch(network)
+    expected = GradientStep(network, mode="memory")(studies, BINARY)
+    wanted = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad(set_to_none=True)
+    embed, refused = GradientStep._embed, []
+
+    def short(self: GradientStep, view: object, part: torch.Tensor) -> torch.Tensor:
+        if len(part) > 1 and torch.is_grad_enabled():
+            refused.append(len(part))
+            raise torch.OutOfMemoryError("out of memory")
+        return embed(self, view, part)
+
+    monkeypatch.setattr(GradientStep, "_embed", short)
+    step = GradientStep(network, mode="memory")
+    assert step(studies, BINARY) == pytest.approx(expected, rel=1e-5)
+    assert refused and step.chunk_bytes < step_room.CHUNK_BYTES
+    for name, parameter in network.named_parameters():
+        if name in wanted:
+            torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6)
+    network.zero_grad(set_to_none=True)
+    refused.clear()
+    step(studies, BINARY)
+    assert refused == []
+
+
+def test_a_single_slice_that_does_not_fit_ends_the_step(
+    build: Callable[..., PluginNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build()
+
+    def none_fits(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(GradientStep, "_again", none_fits)
+    with pytest.raises(torch.OutOfMemoryError):
+        GradientStep(network, mode="memory")(batch(network), BINARY)
+
+
 @pytest.mark.parametrize("mode", ["speed", "memory"])
 def test_a_step_is_ended_between_its_pieces(
     build: Callable[..., PluginNetwork], monkeypatch: pytest.MonkeyPatch, mode: str

@@ -520,7 +520,7 @@ def test_the_hardest_cases_are_listed_and_a_double_click_loads_one(tab: Tab) -> 
     assert table_widget.rowCount == 0
 
 
-def test_a_hard_case_of_several_labels_is_told_by_the_label_that_is_most_wrong() -> None:
+def test_a_hard_case_of_several_labels_is_told_by_the_label_that_is_most_wrong(host: Host) -> None:  # noqa: F811
     from AnyMC3DUI.train_words import hard_row
 
     case = {"case": "a", "target": {"x": 1, "y": 0, "z": None}, "probabilities": {"x": 0.4, "y": 0.9, "z": 0.0}}
