@@ -113,7 +113,12 @@ def find_installed(name: str, folder: Path | None = None) -> InstalledBackbone |
         place = place_of(name, folder)
     except BackboneError:
         return None
-    return read_record(place) if place.is_file() else None
+    try:
+        return read_record(place) if place.is_file() else None
+    except OSError as error:
+        raise BackboneError(
+            f"The folder of backbones '{place.parent}' cannot be read ({error.strerror or error}): check the drive."
+        ) from error
 
 
 def read_record(file: Path) -> InstalledBackbone:

@@ -66,6 +66,10 @@ def prepare_spec(task: TaskSpec, backbone: Backbone) -> PluginSpec:
         if cut.size != size:
             raise InputError(f"View '{view.name}' has a size of {cut.size}, but '{backbone.id}' needs a multiple of "
                              f"{backbone.multiple_of}.")  # fmt: skip
+        # Before cases are cut, which can take an hour.
+        if backbone.fixed_size not in (None, cut.size):
+            wanted = " x ".join(map(str, backbone.fixed_size))
+            raise InputError(f"View '{view.name}' has a size of {cut.size}, but '{backbone.id}' takes {wanted} alone.")
         cut = dataclasses.replace(
             cut, mean=cut.mean or backbone.mean, std=cut.std or backbone.std,
             multiple_of=max(cut.multiple_of, backbone.multiple_of),

@@ -244,3 +244,12 @@ def test_an_installed_file_may_be_read_by_whoever_may_read_any_new_file(folder: 
     finally:
         os.umask(before)
     assert place.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_drive_that_dropped_is_told_in_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: Path) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "is_file", gone)
+    with pytest.raises(BackboneError, match=r"cannot be read \(Input/output error\): check the drive\."):
+        find_installed("mine", folder)

@@ -332,3 +332,9 @@ def test_classes_of_a_task_name_its_probabilities(backbone: Backbone) -> None:
     classes = tuple(ClassSpec(name=name) for name in "abcd")
     trainer = fitted(backbone, cut(8, classes=4), fields={"task_type": "multiclass", "classes": classes})
     assert trainer.predict(cut(3, classes=3)).shape == (3, 4)
+
+
+def test_a_backbone_of_one_size_is_told_before_any_case_is_cut() -> None:
+    backbone = tiny_backbone("beit_base_patch16_224", depth=1, embed_dim=48, num_heads=3, img_size=64)
+    with pytest.raises(InputError, match=r"size of \(32, 48\), but 'beit_base_patch16_224' takes 64 x 64 alone"):
+        prepare_spec(TaskSpec(plugin=plugin_spec(backbone)), backbone)
