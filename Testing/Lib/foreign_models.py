@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from AnyMC3DLib.backbone import Backbone
-from AnyMC3DLib.foreign.reading import ForeignWeights
+from AnyMC3DLib.errors import BackboneError
+from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
 
 
 def randomised(model: nn.Module, *, seed: int = 0, std: float = 0.2) -> nn.Module:
@@ -39,3 +42,20 @@ def picture(size: tuple[int, int], *, batch: int = 2) -> Tensor:
 def backbone_of(weights: ForeignWeights) -> Backbone:
     """The weights as a backbone that takes slices as they are: mean 0, standard deviation 1."""
     return Backbone(weights.model, id="imported", mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def written(tensors: dict[str, Tensor], file: Path) -> Path:
+    """The safetensors file of the tensors, in a folder that is made for it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    return file
+
+
+def assert_odd_tensors_are_refused(tensors: dict[str, Tensor], missing: str, named: str, folder: Path) -> None:
+    """That the file without the tensor `missing` is refused with `named`, and one with another tensor by its name."""
+    rest = {name: tensor for name, tensor in tensors.items() if name != missing}
+    assert len(rest) == len(tensors) - 1
+    with pytest.raises(BackboneError, match=named):
+        read_weights(written(rest, folder / "less.safetensors"))
+    with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
+        read_weights(written({**tensors, "something.else": torch.ones(2)}, folder / "more.safetensors"))

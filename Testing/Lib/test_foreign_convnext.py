@@ -6,10 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
 from torch import Tensor, nn
 from transformers import (
     ConvNextConfig,
@@ -21,35 +20,10 @@ from transformers import (
     DINOv3ConvNextModel,
 )
 
-from AnyMC3DLib.errors import BackboneError
-from AnyMC3DLib.foreign.checkpoint import Checkpoint, read_checkpoint
-from AnyMC3DLib.foreign.convnext import OriginalConvNeXt, TransformersConvNeXt, TransformersDINOv3ConvNeXt
-from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
+from AnyMC3DLib.foreign.checkpoint import Checkpoint
+from AnyMC3DLib.foreign.convnext import OriginalConvNeXt
+from AnyMC3DLib.foreign.reading import read_weights
 from AnyMC3DLib.weights import digest_of
-
-LAYOUTS = (OriginalConvNeXt(), TransformersConvNeXt(), TransformersDINOv3ConvNeXt())
-
-
-def read(place: Path) -> ForeignWeights:
-    """By the one layout of this file that the weights have."""
-    found = [layout for layout in LAYOUTS if layout.matches(read_checkpoint(place))]
-    assert len(found) == 1
-    return read_weights(place, layout=found[0])
-
-
-def written(tensors: dict[str, Tensor], file: Path) -> Path:
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    return file
-
-
-def assert_odd_tensors_are_refused(tensors: dict[str, Tensor], missing: str, named: str, folder: Path) -> None:
-    rest = {name: tensor for name, tensor in tensors.items() if name != missing}
-    assert len(rest) == len(tensors) - 1
-    with pytest.raises(BackboneError, match=named):
-        read(written(rest, folder / "less.safetensors"))
-    with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
-        read(written({**tensors, "something.else": torch.ones(2)}, folder / "more.safetensors"))
-
 
 SMALL = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 KINDS = {
@@ -83,7 +57,7 @@ def test_map_and_embedding_are_those_of_the_transformers_library(
     tmp_path: Path, kind: str, size: tuple[int, int]
 ) -> None:
     theirs, x = randomised(KINDS[kind]()), picture(size)
-    weights = read(saved(theirs, tmp_path / "model"))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
     out = theirs(x, output_hidden_states=True)
     assert out.hidden_states[-1].std() > 0.01
     torch.testing.assert_close(weights.model.forward_features(x), out.hidden_states[-1], rtol=1e-4, atol=1e-4)
@@ -92,11 +66,11 @@ def test_map_and_embedding_are_those_of_the_transformers_library(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_original_repositorys_file_gives_the_same_weights_and_network(tmp_path: Path, kind: str) -> None:
-    one = read(saved(randomised(KINDS[kind]()), tmp_path / "model"))
+    one = read_weights(saved(randomised(KINDS[kind]()), tmp_path / "model"))
     tensors = original_names(one.model)
     assert {"downsample_layers.0.0.weight", "downsample_layers.3.1.bias", "stages.2.1.pwconv2.bias"} <= tensors.keys()
     tensors |= {"head.weight": torch.ones(5, 32), "head.bias": torch.ones(5)}
-    other = read(written(tensors, tmp_path / "own.safetensors"))
+    other = read_weights(written(tensors, tmp_path / "own.safetensors"))
     assert digest_of(one.model) == digest_of(other.model)
     assert dataclasses.replace(one.architecture, family="") == dataclasses.replace(other.architecture, family="")
     assert set(other.dropped) == {"head.weight", "head.bias"}
@@ -104,7 +78,7 @@ def test_the_original_repositorys_file_gives_the_same_weights_and_network(tmp_pa
 
 def test_the_names_below_a_classifier_are_known_and_it_is_left_out(tmp_path: Path) -> None:
     theirs = randomised(ConvNextForImageClassification(ConvNextConfig(**SMALL)))
-    weights = read(saved(theirs, tmp_path / "model"))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
     assert set(weights.dropped) == {"classifier.weight", "classifier.bias"}
 
 
@@ -120,7 +94,7 @@ def test_a_missing_and_an_extra_tensor_are_refused_by_name(tmp_path: Path) -> No
     theirs = randomised(KINDS["second"]())
     named = "stages.2.blocks.1.mlp.grn.bias"
     assert_odd_tensors_are_refused(theirs.state_dict(), "encoder.stages.2.layers.1.grn.bias", named, tmp_path)
-    weights = read(saved(theirs, tmp_path / "model"))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
     assert_odd_tensors_are_refused(original_names(weights.model), "stages.2.1.grn.beta", named, tmp_path)
     dinov3 = randomised(KINDS["DINOv3"]()).state_dict()
     (gamma,) = [name for name in dinov3 if name.endswith("stages.2.layers.1.gamma")]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import backbone_of, picture, randomised, saved, written
 from torch import Tensor, nn
 from transformers import BartConfig, Florence2Config, Florence2Model
 from transformers.models.florence2 import Florence2VisionConfig
@@ -16,21 +15,13 @@ from transformers.models.florence2.modeling_florence2 import Florence2VisionBack
 
 from AnyMC3DLib.architecture import Architecture
 from AnyMC3DLib.errors import BackboneError
-from AnyMC3DLib.foreign.checkpoint import Checkpoint, read_checkpoint
-from AnyMC3DLib.foreign.davit import OriginalDaViT, OriginalFlorence2, TransformersFlorence2
+from AnyMC3DLib.foreign.checkpoint import Checkpoint
+from AnyMC3DLib.foreign.davit import OriginalDaViT, TransformersFlorence2
 from AnyMC3DLib.foreign.layout import Layout
-from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
+from AnyMC3DLib.foreign.reading import read_weights
 from AnyMC3DLib.weights import digest_of
 
-LAYOUTS = (OriginalDaViT(), OriginalFlorence2(), TransformersFlorence2())
 SIZES = [(96, 96), (64, 80), (75, 101)]
-
-
-def read(place: Path) -> ForeignWeights:
-    """By the one layout of this file that the weights have."""
-    found = [layout for layout in LAYOUTS if layout.matches(read_checkpoint(place))]
-    assert len(found) == 1
-    return read_weights(place, layout=found[0])
 
 
 def tower_config(**fields: object) -> Florence2VisionConfig:
@@ -59,12 +50,6 @@ def microsofts_names(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tenso
     return renamed
 
 
-def written(tensors: dict[str, Tensor], file: Path) -> Path:
-    file.parent.mkdir(exist_ok=True)
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    return file
-
-
 @torch.no_grad()
 def pooled(features: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """The average of a map, normalised."""
@@ -75,7 +60,7 @@ def pooled(features: Tensor, weight: Tensor | None = None, bias: Tensor | None =
 @torch.no_grad()
 def test_florences_map_is_that_of_the_transformers_library_at_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     theirs, x = vision_tower(), picture(size)
-    weights = read(saved(theirs, tmp_path / "tower"))
+    weights = read_weights(saved(theirs, tmp_path / "tower"))
     expected = theirs(x).last_hidden_state
     assert expected.std() > 0.1
     torch.testing.assert_close(weights.model.forward_features(x), expected, rtol=1e-4, atol=1e-4)
@@ -89,7 +74,7 @@ def test_the_whole_of_florence_gives_its_tower_and_says_what_was_left_out(tmp_pa
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
     )  # fmt: skip
     theirs = randomised(Florence2Model(Florence2Config(vision_config=tower_config(), text_config=text)))
-    weights, x = read(saved(theirs, tmp_path / "florence")), picture((64, 80))
+    weights, x = read_weights(saved(theirs, tmp_path / "florence")), picture((64, 80))
     expected = theirs.vision_tower(x).last_hidden_state
     torch.testing.assert_close(weights.model.forward_features(x), expected, rtol=1e-4, atol=1e-4)
     assert any(name.startswith("language_model.") for name in weights.dropped)
@@ -101,7 +86,10 @@ def test_microsofts_own_file_gives_the_same_weights_and_network(tmp_path: Path) 
     theirs = vision_tower(window_size=12)
     tensors = microsofts_names(theirs.state_dict(), "vision_tower.")
     tensors |= {"language_model.lm_head.weight": torch.ones(3, 2), "image_projection": torch.ones(2, 2)}
-    one, other = read(saved(theirs, tmp_path / "tower")), read(written(tensors, tmp_path / "own" / "model.safetensors"))
+    one, other = (
+        read_weights(saved(theirs, tmp_path / "tower")),
+        read_weights(written(tensors, tmp_path / "own" / "model.safetensors")),
+    )
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert set(other.dropped) == {"language_model.lm_head.weight", "image_projection"}
@@ -114,7 +102,7 @@ def test_medimageinsights_embedding_is_the_norm_of_its_averaged_map(tmp_path: Pa
     tensors = microsofts_names({**theirs.state_dict(), **norm}, "image_encoder.")
     beside = {"lang_encoder.token_embedding.weight": torch.ones(3, 2), "lang_projection": torch.ones(2, 2),
               "image_projection": torch.ones(96, 2), "logit_scale": torch.ones(())}  # fmt: skip
-    weights = read(written({**tensors, **beside}, tmp_path / "medimageinsight.safetensors"))
+    weights = read_weights(written({**tensors, **beside}, tmp_path / "medimageinsight.safetensors"))
     expected = pooled(theirs(x).last_hidden_state, norm["norms.weight"], norm["norms.bias"])
     torch.testing.assert_close(backbone_of(weights).encode(x).embedding, expected, rtol=1e-4, atol=1e-4)
     assert set(weights.dropped) == set(beside)
@@ -163,7 +151,7 @@ def test_the_original_repositorys_file_gives_timms_network_and_weights(tmp_path:
     tensors = original_names(ours.state_dict()) | {"head.weight": torch.ones(5, 128), "head.bias": torch.ones(5)}
     assert "main_blocks.2.1.1.cpe.0.proj.weight" in tensors
     assert "patch_embeds.3.proj.weight" in tensors
-    weights = read(written(tensors, tmp_path / "davit.safetensors"))
+    weights = read_weights(written(tensors, tmp_path / "davit.safetensors"))
     assert digest_of(weights.model) == digest_of(ours)
     assert set(weights.dropped) == {"head.weight", "head.bias"}
     x = picture((75, 64))
@@ -186,7 +174,7 @@ def test_what_timms_network_cannot_do_is_refused(tmp_path: Path, change: dict, m
     folder = saved(vision_tower(), tmp_path / "tower")
     tower_config(**change).save_pretrained(folder)
     with pytest.raises(BackboneError, match=message):
-        read(folder)
+        read_weights(folder)
 
 
 @pytest.mark.parametrize("layout", ["Transformers", "Microsoft", "original"])
@@ -209,6 +197,6 @@ def test_a_missing_and_an_extra_tensor_are_refused_by_name(tmp_path: Path, layou
     rest = {name: tensor for name, tensor in tensors.items() if name != missing}
     assert len(rest) == len(tensors) - 1
     with pytest.raises(BackboneError, match=named):
-        read(written(rest, tmp_path / "less.safetensors"))
+        read_weights(written(rest, tmp_path / "less.safetensors"))
     with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
-        read(written({**tensors, "something.else": torch.ones(2)}, tmp_path / "more.safetensors"))
+        read_weights(written({**tensors, "something.else": torch.ones(2)}, tmp_path / "more.safetensors"))

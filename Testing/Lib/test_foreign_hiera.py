@@ -5,42 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
 from torch import Tensor, nn
 from transformers import HieraConfig, HieraForImageClassification, HieraModel
 
 from AnyMC3DLib.errors import BackboneError
-from AnyMC3DLib.foreign.checkpoint import Checkpoint, read_checkpoint
-from AnyMC3DLib.foreign.hiera import OriginalHiera, TransformersHiera
-from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
+from AnyMC3DLib.foreign.checkpoint import Checkpoint
+from AnyMC3DLib.foreign.hiera import OriginalHiera
+from AnyMC3DLib.foreign.reading import read_weights
 from AnyMC3DLib.weights import digest_of
-
-LAYOUTS = (OriginalHiera(), TransformersHiera())
-
-
-def read(place: Path) -> ForeignWeights:
-    """By the one layout of this file that the weights have."""
-    found = [layout for layout in LAYOUTS if layout.matches(read_checkpoint(place))]
-    assert len(found) == 1
-    return read_weights(place, layout=found[0])
-
-
-def written(tensors: dict[str, Tensor], file: Path) -> Path:
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    return file
-
-
-def assert_odd_tensors_are_refused(tensors: dict[str, Tensor], missing: str, named: str, folder: Path) -> None:
-    rest = {name: tensor for name, tensor in tensors.items() if name != missing}
-    assert len(rest) == len(tensors) - 1
-    with pytest.raises(BackboneError, match=named):
-        read(written(rest, folder / "less.safetensors"))
-    with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
-        read(written({**tensors, "something.else": torch.ones(2)}, folder / "more.safetensors"))
-
 
 SMALL = {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 4, 8]}
 
@@ -58,7 +33,7 @@ def original_names(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def test_tokens_and_embedding_are_those_of_the_transformers_library(tmp_path: Path, side: int) -> None:
     theirs, x = transformers_model(image_size=[side, side]), picture((side, side))
-    weights = read(saved(theirs, tmp_path / "model"))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
     out = theirs(x)
     assert out.last_hidden_state.std() > 0.1
     torch.testing.assert_close(weights.model.forward_features(x), out.last_hidden_state, rtol=1e-4, atol=1e-4)
@@ -69,9 +44,9 @@ def test_tokens_and_embedding_are_those_of_the_transformers_library(tmp_path: Pa
 
 def test_the_original_repositorys_file_gives_the_same_weights_and_network(tmp_path: Path) -> None:
     # Sixteen wide with one head at first, as without a config.
-    one = read(saved(transformers_model(), tmp_path / "model"))
+    one = read_weights(saved(transformers_model(), tmp_path / "model"))
     tensors = original_names(one.model) | {"head.projection.weight": torch.ones(5, 128)}
-    other = read(written(tensors, tmp_path / "own.safetensors"))
+    other = read_weights(written(tensors, tmp_path / "own.safetensors"))
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert other.dropped == ("head.projection.weight",)
@@ -86,7 +61,7 @@ def test_published_sizes_are_known_by_timms_names(name: str) -> None:
 
 
 def test_the_names_below_a_classifier_are_known_and_it_is_left_out(tmp_path: Path) -> None:
-    weights = read(saved(randomised(HieraForImageClassification(HieraConfig(**SMALL))), tmp_path / "model"))
+    weights = read_weights(saved(randomised(HieraForImageClassification(HieraConfig(**SMALL))), tmp_path / "model"))
     assert set(weights.dropped) == {"classifier.weight", "classifier.bias"}
 
 
@@ -99,12 +74,12 @@ def test_the_names_below_a_classifier_are_known_and_it_is_left_out(tmp_path: Pat
 )
 def test_what_timms_network_cannot_do_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
-        read(saved(transformers_model(**change), tmp_path / "model"))
+        read_weights(saved(transformers_model(**change), tmp_path / "model"))
 
 
 def test_a_missing_and_an_extra_tensor_are_refused_by_name(tmp_path: Path) -> None:
     theirs = transformers_model()
     missing = "encoder.stages.2.layers.1.mlp.fc2.bias"
     assert_odd_tensors_are_refused(theirs.state_dict(), missing, r"blocks\.4\.mlp\.fc2\.bias", tmp_path)
-    own = original_names(read(saved(theirs, tmp_path / "model")).model)
+    own = original_names(read_weights(saved(theirs, tmp_path / "model")).model)
     assert_odd_tensors_are_refused(own, "blocks.4.mlp.fc2.bias", r"blocks\.4\.mlp\.fc2\.bias", tmp_path)

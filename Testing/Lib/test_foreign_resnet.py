@@ -5,42 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
-from torch import Tensor
+from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 
 from AnyMC3DLib.errors import BackboneError
-from AnyMC3DLib.foreign.checkpoint import Checkpoint, read_checkpoint
-from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
-from AnyMC3DLib.foreign.resnet import TorchvisionResNet, TransformersResNet
+from AnyMC3DLib.foreign.checkpoint import Checkpoint
+from AnyMC3DLib.foreign.reading import read_weights
+from AnyMC3DLib.foreign.resnet import TorchvisionResNet
 from AnyMC3DLib.weights import digest_of
-
-LAYOUTS = (TorchvisionResNet(), TransformersResNet())
-
-
-def read(place: Path) -> ForeignWeights:
-    """By the one layout of this file that the weights have."""
-    found = [layout for layout in LAYOUTS if layout.matches(read_checkpoint(place))]
-    assert len(found) == 1
-    return read_weights(place, layout=found[0])
-
-
-def written(tensors: dict[str, Tensor], file: Path) -> Path:
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    return file
-
-
-def assert_odd_tensors_are_refused(tensors: dict[str, Tensor], missing: str, named: str, folder: Path) -> None:
-    rest = {name: tensor for name, tensor in tensors.items() if name != missing}
-    assert len(rest) == len(tensors) - 1
-    with pytest.raises(BackboneError, match=named):
-        read(written(rest, folder / "less.safetensors"))
-    with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
-        read(written({**tensors, "something.else": torch.ones(2)}, folder / "more.safetensors"))
-
 
 PARTS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -57,7 +31,7 @@ def test_map_and_embedding_are_those_of_the_transformers_library(
     tmp_path: Path, kind: str, size: tuple[int, int]
 ) -> None:
     theirs, x = transformers_model(kind), picture(size)
-    weights = read(saved(theirs, tmp_path / "model"))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
     out = theirs(x)
     assert out.last_hidden_state.std() > 0.01
     torch.testing.assert_close(weights.model.forward_features(x), out.last_hidden_state, rtol=1e-4, atol=1e-4)
@@ -71,7 +45,7 @@ def test_map_and_embedding_are_those_of_the_transformers_library(
 def test_torchvisions_file_gives_the_same_weights_and_network(
     tmp_path: Path, kind: str, sequence: bool, prefix: str
 ) -> None:
-    one = read(saved(transformers_model(kind), tmp_path / "model"))
+    one = read_weights(saved(transformers_model(kind), tmp_path / "model"))
     tensors = one.model.state_dict()
     if sequence:
         numbers = {part: str(n) for n, part in enumerate(PARTS)}
@@ -81,7 +55,7 @@ def test_torchvisions_file_gives_the_same_weights_and_network(
         "fc.weight": torch.ones(5, 80),
         "fc.bias": torch.ones(5),
     }
-    other = read(written(tensors, tmp_path / "own.pth.safetensors"))
+    other = read_weights(written(tensors, tmp_path / "own.pth.safetensors"))
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert set(other.dropped) == {"fc.weight", "fc.bias"}
@@ -97,14 +71,14 @@ def test_published_sizes_are_known_by_timms_names(name: str) -> None:
 
 def test_groups_of_channels_are_found_in_the_shapes(tmp_path: Path) -> None:
     theirs = randomised(timm.create_model("resnext50_32x4d", layers=(1, 1, 1, 1), num_classes=0), std=0.05)
-    weights, x = read(written(theirs.state_dict(), tmp_path / "resnext.safetensors")), picture((64, 64))
+    weights, x = read_weights(written(theirs.state_dict(), tmp_path / "resnext.safetensors")), picture((64, 64))
     with torch.no_grad():
         torch.testing.assert_close(weights.model(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_names_below_a_classifier_are_known_and_it_is_left_out(tmp_path: Path) -> None:
     config = transformers_model().config
-    weights = read(saved(randomised(ResNetForImageClassification(config)), tmp_path / "model"))
+    weights = read_weights(saved(randomised(ResNetForImageClassification(config)), tmp_path / "model"))
     assert set(weights.dropped) == {"classifier.1.weight", "classifier.1.bias"}
 
 
@@ -119,12 +93,12 @@ def test_the_names_below_a_classifier_are_known_and_it_is_left_out(tmp_path: Pat
 )
 def test_what_timms_network_cannot_do_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
-        read(saved(transformers_model(**change), tmp_path / "model"))
+        read_weights(saved(transformers_model(**change), tmp_path / "model"))
 
 
 def test_a_missing_and_an_extra_tensor_are_refused_by_name(tmp_path: Path) -> None:
     theirs = transformers_model()
     missing = "encoder.stages.1.layers.1.layer.2.normalization.bias"
     assert_odd_tensors_are_refused(theirs.state_dict(), missing, r"layer2\.1\.bn3\.bias", tmp_path)
-    tensors = read(saved(theirs, tmp_path / "model")).model.state_dict()
+    tensors = read_weights(saved(theirs, tmp_path / "model")).model.state_dict()
     assert_odd_tensors_are_refused(tensors, "layer2.1.bn3.bias", r"layer2\.1\.bn3\.bias", tmp_path)

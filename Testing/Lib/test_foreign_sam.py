@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
 from torch import Tensor, nn
 from transformers import (
     Sam2Config,
@@ -24,34 +23,11 @@ from transformers import (
 )
 
 from AnyMC3DLib.errors import BackboneError
-from AnyMC3DLib.foreign.checkpoint import Checkpoint, read_checkpoint
-from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
-from AnyMC3DLib.foreign.sam import OriginalSAM, TransformersSAM
-from AnyMC3DLib.foreign.sam2 import OriginalSAM2, TransformersSAM2
+from AnyMC3DLib.foreign.checkpoint import Checkpoint
+from AnyMC3DLib.foreign.reading import read_weights
+from AnyMC3DLib.foreign.sam import OriginalSAM
+from AnyMC3DLib.foreign.sam2 import OriginalSAM2
 from AnyMC3DLib.weights import digest_of
-
-LAYOUTS = (OriginalSAM(), TransformersSAM(), OriginalSAM2(), TransformersSAM2())
-
-
-def read(place: Path) -> ForeignWeights:
-    """By the one layout of this file that the weights have."""
-    found = [layout for layout in LAYOUTS if layout.matches(read_checkpoint(place))]
-    assert len(found) == 1
-    return read_weights(place, layout=found[0])
-
-
-def written(tensors: dict[str, Tensor], file: Path) -> Path:
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    return file
-
-
-def assert_odd_tensors_are_refused(tensors: dict[str, Tensor], missing: str, named: str, folder: Path) -> None:
-    rest = {name: tensor for name, tensor in tensors.items() if name != missing}
-    assert len(rest) == len(tensors) - 1
-    with pytest.raises(BackboneError, match=named):
-        read(written(rest, folder / "less.safetensors"))
-    with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
-        read(written({**tensors, "something.else": torch.ones(2)}, folder / "more.safetensors"))
 
 
 def sam_config(**fields: object) -> SamVisionConfig:
@@ -70,7 +46,7 @@ def original_sam(model: nn.Module, prefix: str = "image_encoder.") -> dict[str, 
 def test_sams_map_is_that_of_the_transformers_library(tmp_path: Path, fields: dict) -> None:
     theirs = randomised(SamVisionModel(sam_config(**fields)))
     side = theirs.config.image_size
-    weights, x = read(saved(theirs, tmp_path / "model")), picture((side, side))
+    weights, x = read_weights(saved(theirs, tmp_path / "model")), picture((side, side))
     expected = theirs(x).last_hidden_state
     assert expected.std() > 0.1
     torch.testing.assert_close(weights.model.forward_features(x), expected, rtol=1e-4, atol=1e-4)
@@ -81,7 +57,7 @@ def test_sams_map_is_that_of_the_transformers_library(tmp_path: Path, fields: di
 
 def test_the_whole_of_sam_gives_its_image_encoder_and_says_what_was_left_out(tmp_path: Path) -> None:
     theirs = randomised(SamModel(SamConfig(vision_config=sam_config(output_channels=256))))
-    weights, x = read(saved(theirs, tmp_path / "model")), picture((80, 80))
+    weights, x = read_weights(saved(theirs, tmp_path / "model")), picture((80, 80))
     with torch.no_grad():
         expected = theirs.vision_encoder(x).last_hidden_state
         torch.testing.assert_close(weights.model.forward_features(x), expected, rtol=1e-4, atol=1e-4)
@@ -91,9 +67,11 @@ def test_the_whole_of_sam_gives_its_image_encoder_and_says_what_was_left_out(tmp
 
 @pytest.mark.parametrize("prefix", ["image_encoder.", ""])
 def test_sams_original_file_gives_the_same_weights_and_network(tmp_path: Path, prefix: str) -> None:
-    one = read(saved(randomised(SamVisionModel(sam_config())), tmp_path / "model"))
+    one = read_weights(saved(randomised(SamVisionModel(sam_config())), tmp_path / "model"))
     beside = {"prompt_encoder.no_mask_embed.weight": torch.ones(2), "mask_decoder.iou_token.weight": torch.ones(2)}
-    other = read(written(original_sam(one.model, prefix) | (beside if prefix else {}), tmp_path / "own.safetensors"))
+    other = read_weights(
+        written(original_sam(one.model, prefix) | (beside if prefix else {}), tmp_path / "own.safetensors")
+    )
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert set(other.dropped) == (set(beside) if prefix else set())
@@ -111,7 +89,7 @@ def test_a_missing_and_an_extra_tensor_of_sam_are_refused_by_name(tmp_path: Path
     theirs = randomised(SamVisionModel(sam_config()))
     missing = "vision_encoder.layers.1.mlp.lin2.bias"
     assert_odd_tensors_are_refused(theirs.state_dict(), missing, r"blocks\.1\.mlp\.fc2\.bias", tmp_path)
-    own = original_sam(read(saved(theirs, tmp_path / "model")).model)
+    own = original_sam(read_weights(saved(theirs, tmp_path / "model")).model)
     assert_odd_tensors_are_refused(own, "image_encoder.neck.2.weight", r"neck\.2\.weight", tmp_path)
 
 
@@ -143,7 +121,7 @@ def original_sam2(model: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def test_sam_2s_last_map_is_that_of_the_transformers_library_at_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
     theirs, x = randomised(Sam2VisionModel(vision_config())), picture(size)
-    weights = read(saved(theirs, tmp_path / "model"))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
     expected = theirs.backbone(x).last_hidden_state
     assert expected.std() > 0.1
     torch.testing.assert_close(weights.model.forward_features(x), expected, rtol=1e-4, atol=1e-4)
@@ -157,7 +135,7 @@ def test_sam_2_alone_and_the_whole_of_it_give_the_same_weights_and_network(tmp_p
     whole = randomised(Sam2Model(Sam2Config(vision_config=vision_config())))
     alone = Sam2HieraDetModel(sam2_config()).eval()
     alone.load_state_dict(whole.vision_encoder.backbone.state_dict())
-    one, other = read(saved(whole, tmp_path / "whole")), read(saved(alone, tmp_path / "alone"))
+    one, other = read_weights(saved(whole, tmp_path / "whole")), read_weights(saved(alone, tmp_path / "alone"))
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert any(name.startswith("mask_decoder.") for name in one.dropped)
@@ -179,7 +157,7 @@ def test_sam_2s_original_file_gives_timms_network_and_weights(tmp_path: Path) ->
     with torch.no_grad():
         ours.head.norm.weight.fill_(1)
         ours.head.norm.bias.fill_(0)
-    weights, x = read(written(original_sam2(ours), tmp_path / "own.safetensors")), picture((64, 96))
+    weights, x = read_weights(written(original_sam2(ours), tmp_path / "own.safetensors")), picture((64, 96))
     assert digest_of(weights.model) == digest_of(ours)
     with torch.no_grad():
         torch.testing.assert_close(weights.model(x), ours(x), rtol=1e-4, atol=1e-4)
@@ -195,13 +173,13 @@ def test_sam_2s_original_file_gives_timms_network_and_weights(tmp_path: Path) ->
 )
 def test_what_timms_sam_2_cannot_do_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
-        read(saved(randomised(Sam2HieraDetModel(sam2_config(**change))), tmp_path / "model"))
+        read_weights(saved(randomised(Sam2HieraDetModel(sam2_config(**change))), tmp_path / "model"))
 
 
 def test_an_unknown_sam_2_without_a_config_is_refused_with_what_is_needed(tmp_path: Path) -> None:
     tensors = Sam2HieraDetModel(sam2_config()).state_dict()
     with pytest.raises(BackboneError, match=r"stages of \[1, 2, 2, 1\] blocks, 16 wide at first.*config\.json"):
-        read(written(tensors, tmp_path / "own.safetensors"))
+        read_weights(written(tensors, tmp_path / "own.safetensors"))
 
 
 def test_a_missing_and_an_extra_tensor_of_sam_2_are_refused_by_name(tmp_path: Path) -> None:

@@ -8,39 +8,15 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinForImageClassification, SwinForMaskedImageModeling, SwinModel
 
 from AnyMC3DLib.errors import BackboneError
-from AnyMC3DLib.foreign.checkpoint import Checkpoint, read_checkpoint
-from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
-from AnyMC3DLib.foreign.swin import OriginalSwin, TransformersSwin
+from AnyMC3DLib.foreign.checkpoint import Checkpoint
+from AnyMC3DLib.foreign.reading import read_weights
+from AnyMC3DLib.foreign.swin import OriginalSwin
 from AnyMC3DLib.weights import digest_of
-
-LAYOUTS = (OriginalSwin(), TransformersSwin())
-
-
-def read(place: Path) -> ForeignWeights:
-    """By the one layout of this file that the weights have."""
-    found = [layout for layout in LAYOUTS if layout.matches(read_checkpoint(place))]
-    assert len(found) == 1
-    return read_weights(place, layout=found[0])
-
-
-def written(tensors: dict[str, Tensor], file: Path) -> Path:
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-    return file
-
-
-def assert_odd_tensors_are_refused(tensors: dict[str, Tensor], missing: str, named: str, folder: Path) -> None:
-    rest = {name: tensor for name, tensor in tensors.items() if name != missing}
-    assert len(rest) == len(tensors) - 1
-    with pytest.raises(BackboneError, match=named):
-        read(written(rest, folder / "less.safetensors"))
-    with pytest.raises(BackboneError, match=r"'something\.else' does not belong"):
-        read(written({**tensors, "something.else": torch.ones(2)}, folder / "more.safetensors"))
-
 
 SMALL = {"image_size": 64, "embed_dim": 32, "depths": [2, 2, 1], "num_heads": [1, 2, 4], "window_size": 4}
 
@@ -69,7 +45,7 @@ def original_names(model: nn.Module) -> dict[str, Tensor]:
 def test_map_and_embedding_are_those_of_the_transformers_library(tmp_path: Path, fields: dict) -> None:
     theirs = transformers_model(**fields)
     side = theirs.config.image_size
-    weights, x = read(saved(theirs, tmp_path / "model")), picture((side, side))
+    weights, x = read_weights(saved(theirs, tmp_path / "model")), picture((side, side))
     out = theirs(x)
     assert out.last_hidden_state.std() > 0.1
     found = weights.model.forward_features(x).flatten(1, 2)
@@ -80,10 +56,10 @@ def test_map_and_embedding_are_those_of_the_transformers_library(tmp_path: Path,
 
 
 def test_the_original_repositorys_file_gives_the_same_weights_and_network(tmp_path: Path) -> None:
-    one = read(saved(transformers_model(), tmp_path / "model"))
+    one = read_weights(saved(transformers_model(), tmp_path / "model"))
     tensors = original_names(one.model) | {"head.weight": torch.ones(5, 128), "head.bias": torch.ones(5)}
     assert "layers.0.downsample.reduction.weight" in tensors
-    other = read(written(tensors, tmp_path / "own.safetensors"))
+    other = read_weights(written(tensors, tmp_path / "own.safetensors"))
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert {"head.weight", "layers.0.blocks.1.attn_mask"} <= set(other.dropped)
@@ -101,7 +77,7 @@ def test_published_sizes_are_known_by_timms_names(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [SwinForImageClassification, SwinForMaskedImageModeling])
 def test_the_names_below_a_head_are_known_and_it_is_left_out(tmp_path: Path, kind: type) -> None:
-    weights = read(saved(randomised(kind(SwinConfig(**SMALL, encoder_stride=16))), tmp_path / "model"))
+    weights = read_weights(saved(randomised(kind(SwinConfig(**SMALL, encoder_stride=16))), tmp_path / "model"))
     assert weights.dropped
     assert all(name.startswith(("classifier.", "decoder.", "swin.embeddings.mask_token")) for name in weights.dropped)
 
@@ -116,7 +92,7 @@ def test_the_names_below_a_head_are_known_and_it_is_left_out(tmp_path: Path, kin
 )
 def test_what_timms_network_cannot_do_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
-        read(saved(transformers_model(**change), tmp_path / "model"))
+        read_weights(saved(transformers_model(**change), tmp_path / "model"))
 
 
 def test_a_missing_and_an_extra_tensor_are_refused_by_name(tmp_path: Path) -> None:
@@ -125,5 +101,5 @@ def test_a_missing_and_an_extra_tensor_are_refused_by_name(tmp_path: Path) -> No
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     missing = "encoder.layers.1.blocks.1.output.dense.bias"
     assert_odd_tensors_are_refused(tensors, missing, r"layers\.1\.blocks\.1\.mlp\.fc2\.bias", tmp_path)
-    own = original_names(read(folder).model)
+    own = original_names(read_weights(folder).model)
     assert_odd_tensors_are_refused(own, "layers.1.blocks.1.mlp.fc2.bias", r"layers\.1\.blocks\.1\.mlp\.fc2", tmp_path)
