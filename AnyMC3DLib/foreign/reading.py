@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from ..architecture import Architecture
 from ..building import build_network
 from ..errors import BackboneError
+from ..weights import NOT_DIGESTED
 from .checkpoint import Checkpoint, read_checkpoint
 from .layout import Converted, Layout
 from .layouts import recognise
 
-# Counts batches in training and never changes an output; some files leave it out.
-NOT_NEEDED = "num_batches_tracked"
 # How the names of learned tensors end.
 WEIGHTS = ("weight", "bias", "token", "tokens", "embed", "embedding", "embeddings", "gamma", "lambda1")
 LONGEST_MESSAGE = 500
@@ -82,7 +81,7 @@ def _filled(converted: Converted, *, of: str) -> nn.Module:
 def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, of: str) -> None:
     """Raise BackboneError that names the first tensor that `model` lacks, does not know, or has in another shape."""
     wanted = model.state_dict()
-    missing = [n for n in wanted if n not in tensors and not n.endswith(NOT_NEEDED)]
+    missing = [n for n in wanted if n not in tensors and not n.endswith(NOT_DIGESTED)]
     unused = [n for n in tensors if n not in wanted]
     misshapen = [n for n in wanted if n in tensors and wanted[n].shape != tensors[n].shape]
     untyped = [n for n in wanted if n in tensors and wanted[n].is_floating_point() != tensors[n].is_floating_point()]

@@ -85,5 +85,6 @@ desk.panel.prefill()
 must(ui.classifyButton.enabled, "The thirteenth head cannot be classified.")
 ui.classifyButton.click()
 wait(lambda: not desk.session.busy, 300)  # noqa: F821
+must(ui.stepLabel.text == "Done.", f"The thirteenth head was not classified: {ui.stepLabel.text}")
 wait(lambda: "Rendering" not in ui.heatStateLabel.text, 120)  # noqa: F821
 picture(out / "thirteenth.png")  # noqa: F821
