@@ -1,7 +1,7 @@
 """Weights of the catalogue's backbones from the hub, checked and installed.
 
-The hub's own client does the downloading, so its settings hold: HF_TOKEN, HTTPS_PROXY, HF_ENDPOINT, HF_HOME and
-HF_HUB_OFFLINE.
+The hub's own client speaks with it, so its settings hold: HF_TOKEN, HTTPS_PROXY, HF_ENDPOINT, HF_HOME and
+HF_HUB_OFFLINE. What is in its cache is taken from there, and nothing large is put into it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import timm
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import tqdm
 
+from .backbone_download import alone_in, begun, download, sha256_of
 from .backbone_import import import_backbone
-from .backbone_store import InstalledBackbone, backbone_folder, check_free, check_space
+from .backbone_store import InstalledBackbone, backbone_folder, check_free, check_space, fetching_folder
 from .catalogue import BackboneEntry, find_listed
 from .errors import AnyMC3DError, BackboneError, Cancelled
 from .progress import Progress, ProgressCallback
@@ -38,12 +36,26 @@ REFUSED = (401, 403, 404)
 
 @dataclasses.dataclass(frozen=True)
 class _Remote:
-    """A file of weights as the hub describes it; `size` is 0 where all of it is on this machine."""
+    """A file of weights as the hub describes it.
+
+    `size` in bytes, None where the hub does not tell it; `tag` is what the hub changes with the file, `digest` its
+    SHA-256, '' where they are not told. `cached` is the file in the hub's cache, if it is there.
+    """
 
     repository: str
     file: str
-    size: int
-    digest: str
+    size: int | None = None
+    tag: str = ""
+    cached: Path | None = None
+
+    @property
+    def digest(self) -> str:
+        return self.tag if SHA256.fullmatch(self.tag) else ""
+
+    @property
+    def key(self) -> str:
+        """A folder's name for what is downloaded of this very file."""
+        return hashlib.sha256(self.tag.encode()).hexdigest()[:16]
 
 
 def fetch_backbone(
@@ -57,11 +69,12 @@ def fetch_backbone(
 ) -> InstalledBackbone:
     """Install the catalogue's backbone `id` with the weights that the hub has, and return its record.
 
-    `accept` is asked before a large download, and where the licence is gated or forbids commercial use. `progress`
-    tells bytes. What is in the hub's cache is taken from there, also without a network. Raises BackboneError if the
-    hub does not give the weights or they are not those it describes, and Cancelled if `accept` says no.
+    `accept` is asked before a download that is large or of a size that the hub does not tell, and where the licence is
+    gated or forbids commercial use. `progress` tells bytes. What is in the hub's cache is taken from there, also
+    without a network; a download that was broken off is gone on with. Raises BackboneError if the hub does not give the
+    weights or they are not those it describes, and Cancelled if `accept` says no.
     """
-    entry = find_listed(id)
+    entry, store = find_listed(id), folder or backbone_folder()
     if not overwrite:
         check_free(id, folder)
     if not any(source.kind == "hub" for source in entry.weights):
@@ -69,17 +82,21 @@ def fetch_backbone(
             f"The weights of '{id}' are not on the hub for this: get them from {entry.hub}, then use 'anymc3d backbone "
             f"import FILE --as {id}'."
         )
-    with _told(entry):
-        remote = _look(entry, token)
-        _ask(entry, remote, accept)
-        check_space(Path(constants.HF_HUB_CACHE), remote.size)
-        check_space(folder or backbone_folder(), remote.size)
-        file = _downloaded(remote, token, progress or (lambda _: None), step=f"Downloading {id} (bytes)")
-        _check_digest(file, remote, entry)
-        for name in BESIDE:
-            _get_beside(remote, name, token)
-    return import_backbone(file, id=id, folder=folder, model=entry.timm, licence=entry.licence,
-                           overwrite=overwrite)  # fmt: skip
+    with contextlib.ExitStack() as held:
+        with _told(entry, store):
+            remote = _look(entry, token)
+            if remote.cached:
+                _ask(entry, 0, accept)
+                file, beside = remote.cached, None
+            else:
+                work = fetching_folder(id, store)
+                _prepare(entry, remote, work, accept)
+                beside = held.enter_context(alone_in(work, keep=remote.key))
+                file = beside / remote.file
+                _get(remote, file, token, progress or (lambda _: None), step=f"Downloading {id} (bytes)")
+            _check_digest(file, remote, entry)
+            _get_beside(remote, token, beside)
+        return import_backbone(file, id=id, folder=folder, model=entry.timm, licence=entry.licence, overwrite=overwrite)
 
 
 def _look(entry: BackboneEntry, token: str | None) -> _Remote:
@@ -98,7 +115,7 @@ def _look(entry: BackboneEntry, token: str | None) -> _Remote:
                 raise
             return cached
         here = try_to_load_from_cache(repository, file, revision=found.commit_hash)
-        return _Remote(repository, file, 0 if isinstance(here, str) else found.size or 0, _sha256(found.etag))
+        return _Remote(repository, file, found.size, found.etag or "", Path(here) if isinstance(here, str) else None)
     raise problem or LookupError(repository)
 
 
@@ -107,18 +124,31 @@ def _cached(repository: str) -> _Remote | None:
         place = try_to_load_from_cache(repository, file)
         if isinstance(place, str):
             # The cache names a file by what the hub said of it, where the system has links.
-            return _Remote(repository, file, 0, _sha256(Path(place).resolve().name))
+            return _Remote(repository, file, tag=Path(place).resolve().name, cached=Path(place))
     return None
 
 
-def _sha256(text: str | None) -> str:
-    return text if text and SHA256.fullmatch(text) else ""
+def _prepare(entry: BackboneEntry, remote: _Remote, work: Path, accept: Callable[[str], bool]) -> None:
+    """Ask, and raise BackboneError where the disk has no room for what is to come."""
+    missing = None if remote.size is None else remote.size - _there(remote, work / remote.key)
+    _ask(entry, missing, accept)
+    if remote.size is not None and missing is not None:
+        # On one disk: the rest of the download, and what is installed of it.
+        check_space(work.parent.parent, missing + remote.size)
 
 
-def _ask(entry: BackboneEntry, remote: _Remote, accept: Callable[[str], bool]) -> None:
+def _there(remote: _Remote, folder: Path) -> int:
+    # Without a tag what is there may be another file's.
+    return begun(folder / remote.file, remote.size) if remote.tag else 0
+
+
+def _ask(entry: BackboneEntry, missing: int | None, accept: Callable[[str], bool]) -> None:
+    """Raise Cancelled unless a download of `missing` bytes (None: nobody knows) and the licence are agreed to."""
     asked = []
-    if remote.size > LARGE:
-        asked.append(f"{remote.size / 1e6:,.0f} MB are downloaded.")
+    if missing is None:
+        asked.append("The hub does not say how many MB are downloaded.")
+    elif missing > LARGE:
+        asked.append(f"{missing / 1e6:,.0f} MB are downloaded.")
     if entry.non_commercial:
         asked.append(f"Its licence forbids commercial use: {entry.licence}.")
     if entry.gated:
@@ -127,42 +157,23 @@ def _ask(entry: BackboneEntry, remote: _Remote, accept: Callable[[str], bool]) -
         raise Cancelled(f"'{entry.id}' was not fetched, as you chose.")
 
 
-def _downloaded(remote: _Remote, token: str | None, progress: ProgressCallback, *, step: str) -> Path:
-    options: dict[str, Any] = {}
-    # Older versions of the hub's client draw a bar of their own alone.
-    if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
-        options["tqdm_class"] = _bar(remote.size, progress, step)
-    if remote.size:
-        progress(Progress(step, 0, remote.size))
-    place = hf_hub_download(remote.repository, remote.file, token=token, local_files_only=not remote.size, **options)
-    if remote.size:
-        progress(Progress(step, remote.size, remote.size))
-    return Path(place)
+def _get(remote: _Remote, place: Path, token: str | None, progress: ProgressCallback, *, step: str) -> None:
+    def count(done: int) -> None:
+        progress(Progress(step, done, done if remote.size is None else remote.size))
 
-
-def _bar(total: int, progress: ProgressCallback, step: str) -> type[tqdm]:
-    class Bar(tqdm):
-        """Draws nothing, and tells `progress` what the hub's client tells its bar."""
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "disable": True})
-            self._done = int(options.get("initial") or 0)
-
-        def update(self, n: float | None = 1) -> None:
-            self._done += int(n or 0)
-            progress(Progress(step, min(self._done, total), total))
-
-    return Bar
+    there = _there(remote, place.parent)
+    if not there:
+        for other in place.parent.glob(f"{place.name}*"):
+            other.unlink()
+    count(there)
+    download(remote.repository, remote.file, place, size=remote.size, token=token, count=count)
 
 
 def _check_digest(file: Path, remote: _Remote, entry: BackboneEntry) -> None:
-    if not remote.digest:
-        return
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = sha256_of(file) if remote.digest else ""
     if found == remote.digest:
         return
-    # Else the next try would take the same bytes from the cache.
+    # Else the next try would take the same bytes again.
     for place in {file.resolve(), file}:
         place.unlink(missing_ok=True)
     raise BackboneError(
@@ -171,23 +182,23 @@ def _check_digest(file: Path, remote: _Remote, entry: BackboneEntry) -> None:
     )
 
 
-def _get_beside(remote: _Remote, name: str, token: str | None) -> None:
-    try:
-        hf_hub_download(remote.repository, name, token=token)
-    except (EntryNotFoundError, OfflineModeIsEnabled):
-        # Not there, or not in the cache: the weights do without.
-        return
+def _get_beside(remote: _Remote, token: str | None, folder: Path | None) -> None:
+    """Bring the config and the words on the licence into `folder`, or into the hub's cache."""
+    for name in BESIDE:
+        # Not there, or not in a cache that cannot be reached or written: the weights do without.
+        with contextlib.suppress(EntryNotFoundError, OfflineModeIsEnabled, PermissionError):
+            hf_hub_download(remote.repository, name, token=token, local_dir=folder)
 
 
 @contextlib.contextmanager
-def _told(entry: BackboneEntry) -> Iterator[None]:
-    """Any failure of the hub's client in one sentence."""
+def _told(entry: BackboneEntry, store: Path) -> Iterator[None]:
+    """Any failure of the hub's client, or of the folder `store`, in one sentence."""
     try:
         yield
     except AnyMC3DError:
         raise
     except Exception as error:  # the client raises its HTTP library's errors, and those differ by version
-        raise BackboneError(_sentence(entry, error)) from error
+        raise BackboneError(_sentence(entry, error, store)) from error
 
 
 def _status(error: Exception) -> int | None:
@@ -195,7 +206,7 @@ def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _sentence(entry: BackboneEntry, error: Exception) -> str:
+def _sentence(entry: BackboneEntry, error: Exception, store: Path) -> str:
     status = _status(error)
     if status in (401, 403):
         return (
@@ -207,15 +218,18 @@ def _sentence(entry: BackboneEntry, error: Exception) -> str:
     if status is not None:
         return f"The hub answered with error {status} for '{entry.id}': try again later."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full: free some space for '{entry.id}', or name another folder in HF_HOME."
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        return f"The hub's cache '{constants.HF_HUB_CACHE}' cannot be written: name another folder in HF_HOME."
+        return f"The disk of '{store}' is full: free some space and fetch '{entry.id}' again, which goes on from there."
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR):
+        return (
+            f"The folder of backbones '{store}' cannot be read or written ({error.strerror}): check the drive, or name "
+            "another folder in ANYMC3D_BACKBONES."
+        )
     if isinstance(error, OfflineModeIsEnabled) or constants.HF_HUB_OFFLINE:
         return (
             f"The weights of '{entry.id}' are not in the hub's cache, and HF_HUB_OFFLINE forbids to download them: "
             "unset it, or import a file."
         )
     return (
-        f"The hub cannot be reached for '{entry.id}', or the connection broke: check the network and HTTPS_PROXY, or "
-        f"get the file from {entry.hub} elsewhere and import it."
+        f"The hub cannot be reached for '{entry.id}', or the connection broke: check the network and HTTPS_PROXY and "
+        f"fetch it again, which goes on from there, or get the file from {entry.hub} elsewhere and import it."
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import datetime
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from .architecture import Architecture
-from .backbone_store import InstalledBackbone, check_free, check_id, install
+from .backbone_store import OF_THE_FAMILY, InstalledBackbone, check_free, check_id, install
 from .building import build_network
 from .catalogue import BackboneEntry, read_catalogue
 from .errors import BackboneError
+from .foreign.beside import processor_name_beside
 from .foreign.layout import Layout
 from .foreign.reading import ForeignWeights, read_weights
 from .kinds import fixed_size, kind_of, multiple_of
@@ -21,7 +26,12 @@ from .weights import digest_of
 
 # Pixels of the slices that are tried; enough for every network that takes any size.
 TRIED = 64
+# Of a size that a processor's file may state, in pixels.
+LARGEST_SIDE = 4096
 LONGEST_TITLE = 120
+# Parts of the source that are named one by one, and of how many letters.
+MOST_PARTS, LONGEST_PART = 4, 40
+OTHER_PARTS = "other parts"
 
 
 def import_backbone(
@@ -50,11 +60,12 @@ def import_backbone(
     read = read_weights(place, layout=_timm_layout(model) if model else None)
     if listed:
         _check_network(read, listed)
-    check_outputs(read.model, read.architecture, of=read.checkpoint.files[0])
+    architecture = _of_stated_size(read)
+    check_outputs(read.model, architecture, of=read.checkpoint.files[0])
     record = InstalledBackbone(
         id=id,
         title=title or (listed.title if listed else ""),
-        architecture=read.architecture,
+        architecture=architecture,
         layout=read.layout.library,
         digest=digest_of(read.model),
         source_files=read.checkpoint.files,
@@ -62,6 +73,8 @@ def import_backbone(
         licence=read.checkpoint.licence,
         licence_name=licence or read.checkpoint.licence_name or (listed.licence if listed else ""),
         imported=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        colours_from=_colours_from(read, Path(place)),
+        left_out=parts_of(read.dropped, among=read.checkpoint.tensors),
         **_measures(read.model),
     )
     install(read.model, record, folder, overwrite=overwrite)
@@ -82,6 +95,67 @@ def check_outputs(model: nn.Module, architecture: Architecture, *, of: str) -> N
         ) from error
     if not isinstance(answer, torch.Tensor) or not torch.isfinite(answer).all():
         raise BackboneError(f"The network of '{of}' answers with values that are not finite: get the file again.")
+
+
+def parts_of(names: Iterable[str], *, among: Iterable[str]) -> dict[str, int]:
+    """How many of the tensors `names` each part of a file had, by the file's own words, the largest part first.
+
+    A part is named by the first word of a name at which it leaves those of `among` that are not in `names`.
+    """
+    left_out = list(names)
+    shared = {start for name in set(among) - set(left_out) for start in _starts(name)}
+    counts: collections.Counter[str] = collections.Counter()
+    for name in left_out:
+        start = next((start for start in _starts(name) if start not in shared), name)
+        counts[start.rpartition(".")[2][:LONGEST_PART]] += 1
+    parts = counts.most_common()
+    if len(parts) > MOST_PARTS + 1:
+        parts = [*parts[:MOST_PARTS], (OTHER_PARTS, sum(count for _, count in parts[MOST_PARTS:]))]
+    return dict(parts)
+
+
+def _starts(name: str) -> list[str]:
+    words = name.split(".")
+    return [".".join(words[:count]) for count in range(1, len(words) + 1)]
+
+
+def _colours_from(read: ForeignWeights, place: Path) -> str:
+    """The file beside the weights that states the colours which the network is given, else "family"."""
+    folder = place if place.is_dir() else place.parent
+    config, processor = read.checkpoint.config, read.checkpoint.processor
+    if processor.get("do_normalize") is False:
+        processor = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    stated = (
+        (processor_name_beside(folder), processor.get("image_mean"), processor.get("image_std")),
+        *(
+            (name, part.get("mean"), part.get("std"))
+            for name, part in (
+                ("open_clip_config.json", config.get("preprocess_cfg")),
+                ("config.json", config.get("pretrained_cfg")),
+                ("config.json", config),
+            )
+            if isinstance(part, Mapping)
+        ),
+    )
+    made = read.architecture
+    return next((name for name, *colours in stated if _numbers(*colours) == (*made.mean, *made.std)), OF_THE_FAMILY)
+
+
+def _numbers(mean: Any, std: Any) -> tuple[Any, ...]:
+    return (*mean, *std) if isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple)) else ()
+
+
+def _of_stated_size(read: ForeignWeights) -> Architecture:
+    """The architecture, at the size of the processor's file where the network takes any and its config states none."""
+    made, processor = read.architecture, read.checkpoint.processor
+    if made.positions.kind != "any" or read.layout.library != "Transformers" or "image_size" in read.checkpoint.config:
+        return made
+    size = (processor.get("crop_size") if processor.get("do_center_crop") else None) or processor.get("size")
+    if isinstance(size, Mapping):
+        size = [size.get("height", size.get("shortest_edge")), size.get("width", size.get("shortest_edge"))]
+    sides = size if isinstance(size, list) else [size, size]
+    usable = len(sides) == 2 and all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides)
+    return dataclasses.replace(made, input_size=(sides[0], sides[1])) if usable else made
 
 
 def _tried_size(model: nn.Module, architecture: Architecture) -> tuple[int, int]:

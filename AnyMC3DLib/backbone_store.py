@@ -6,6 +6,7 @@ read from the headers, with the standard library alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +33,10 @@ FOLDER_VARIABLE = "ANYMC3D_BACKBONES"
 METADATA_KEY = "anymc3d_backbone"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
+# Within the folder: what is being fetched, which a later call goes on with.
+FETCHING = ".fetching"
+# In a record, in place of a file's name: the colours are those that the family's makers are known to have used.
+OF_THE_FAMILY = "family"
 IDS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Names that Windows keeps for devices, whatever ending they have.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(10))}
@@ -42,7 +48,9 @@ class InstalledBackbone(Record):
 
     `layout` is the library whose layout the weights came in, `digest` that of timm's tensors, `source_files` and
     `source_digest` the files they were read from; `licence` is the text that came with them, `licence_name` its name.
-    `parameters` are millions, `patch` the pixels of a slice to a cell of the network's last map.
+    `parameters` are millions, `patch` the pixels of a slice to a cell of the network's last map. `colours_from` is the
+    file that stated mean and standard deviation, or "family" where none did ('' in older records). `left_out` are the
+    parts of the source that the network does without, by how many tensors each had.
     """
 
     id: str
@@ -60,6 +68,20 @@ class InstalledBackbone(Record):
     parameters: float = 0.0
     embed_dim: int = 0
     patch: int = 16
+    colours_from: str = ""
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderContents:
+    """What a folder of backbones holds: those that can be used, by id, and a sentence for each that cannot.
+
+    `there` is whether the folder can be looked into.
+    """
+
+    backbones: Mapping[str, InstalledBackbone] = dataclasses.field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    there: bool = True
 
 
 def backbone_folder() -> Path:
@@ -90,21 +112,35 @@ def place_of(name: str, folder: Path | None = None) -> Path:
     return (folder or backbone_folder()) / f"{name}{SUFFIX}"
 
 
+def fetching_folder(name: str, folder: Path | None = None) -> Path:
+    """Where the download of the backbone `name` lies until it is installed; raises BackboneError for no proper name."""
+    return place_of(name, folder).parent / FETCHING / name
+
+
 def installed(folder: Path | None = None) -> dict[str, InstalledBackbone]:
-    """The installed backbones by id. A file that cannot be used is left out, and named in a warning."""
+    """The installed backbones by id. What cannot be used is left out, and named in a warning."""
+    contents = look_into(folder)
+    for problem in contents.problems:
+        logger.warning("left out of the installed backbones: %s", problem)
+    return dict(contents.backbones)
+
+
+def look_into(folder: Path | None = None) -> FolderContents:
+    """What the folder holds; a drive that drops on the way is one problem more, and what was read before stays."""
     place = folder or backbone_folder()
     try:
-        files = sorted(file for file in place.glob(f"*{SUFFIX}") if not file.name.startswith("."))
+        files = sorted(file for file in place.iterdir() if file.name.endswith(SUFFIX) and file.name[0] != ".")
+    except FileNotFoundError:
+        return FolderContents(there=False)
     except OSError as error:
-        logger.warning("the folder of backbones '%s' cannot be read: %s", place, error)
-        return {}
-    found = {}
+        return FolderContents(problems=(_unreadable(place, error),), there=False)
+    found, problems = {}, []
     for file in files:
         try:
             found[file.name.removesuffix(SUFFIX)] = read_record(file)
         except BackboneError as error:
-            logger.warning("left out of the installed backbones: %s", error)
-    return found
+            problems.append(str(error))
+    return FolderContents(found, tuple(problems))
 
 
 def find_installed(name: str, folder: Path | None = None) -> InstalledBackbone | None:
@@ -116,9 +152,7 @@ def find_installed(name: str, folder: Path | None = None) -> InstalledBackbone |
     try:
         return read_record(place) if place.is_file() else None
     except OSError as error:
-        raise BackboneError(
-            f"The folder of backbones '{place.parent}' cannot be read ({error.strerror or error}): check the drive."
-        ) from error
+        raise BackboneError(_unreadable(place.parent, error)) from error
 
 
 def read_record(file: Path) -> InstalledBackbone:
@@ -148,7 +182,12 @@ def read_record(file: Path) -> InstalledBackbone:
 
 def check_free(name: str, folder: Path | None = None) -> None:
     """Raise BackboneError if `name` is no proper id, or is taken."""
-    if place_of(name, folder).exists():
+    place = place_of(name, folder)
+    try:
+        taken = place.exists()
+    except OSError as error:
+        raise BackboneError(_unreadable(place.parent, error)) from error
+    if taken:
         raise BackboneError(
             f"There is an installed backbone '{name}' already: choose another name, or say --overwrite."
         )
@@ -183,16 +222,21 @@ def install(
         raise BackboneError(f"'{place}' cannot be written ({_line(error)}): free some space.") from error
     except InputError as error:
         raise BackboneError(str(error)) from error
+    except OSError as error:
+        raise BackboneError(_unreadable(place.parent, error)) from error
     return place
 
 
 def check_space(folder: Path, size: int) -> None:
-    """Raise BackboneError if the disk of `folder`, which need not be there yet, has less than `size` bytes free."""
-    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    """Raise BackboneError if the disk of `folder`, which need not be there yet, has less than `size` bytes free.
+
+    Also where that cannot be found out, as on a network drive that dropped.
+    """
     try:
+        there = next((place for place in (folder, *folder.parents) if place.exists()), None)
         free = shutil.disk_usage(there).free if there else size
-    except OSError:
-        return
+    except OSError as error:
+        raise BackboneError(_unreadable(folder, error)) from error
     if free < size:
         raise BackboneError(
             f"The disk of '{folder}' has {free / 1e6:,.0f} MB free, but {size / 1e6:,.0f} MB are needed: free some "
@@ -201,14 +245,26 @@ def check_space(folder: Path, size: int) -> None:
 
 
 def remove(name: str, folder: Path | None = None) -> None:
-    """Delete the file of an installed backbone, also a damaged one; raises BackboneError if there is none."""
-    place = place_of(name, folder)
+    """Delete an installed backbone, also a damaged one, or what there is of one whose fetching was broken off.
+
+    Raises BackboneError if there is neither.
+    """
+    place, begun = place_of(name, folder), fetching_folder(name, folder)
     try:
-        place.unlink()
+        was_begun = begun.is_dir()
+        if was_begun:
+            shutil.rmtree(begun)
+            with contextlib.suppress(OSError):
+                begun.parent.rmdir()
+        place.unlink(missing_ok=was_begun)
     except FileNotFoundError as error:
         raise BackboneError(f"There is no installed backbone '{name}': 'anymc3d backbones' lists them.") from error
     except OSError as error:
         raise BackboneError(f"'{place}' cannot be deleted ({error.strerror or error}): close what uses it.") from error
+
+
+def _unreadable(folder: Path, error: OSError) -> str:
+    return f"The folder of backbones '{folder}' cannot be read ({error.strerror or error}): check the drive."
 
 
 def _line(error: Exception) -> str:

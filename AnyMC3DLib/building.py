@@ -28,6 +28,12 @@ IN_TRAINING = {
     *("training", "drop_prob", "drop_rate", "p", "scale_by_keep", "grad_checkpointing", "inplace", "fused_attn"),
     *("fix_init", "init_values", "weight_init", "weight_init_mode"),
 }
+# What a module's values are called for a person; those that tell most come first.
+WORDS = {
+    "num_heads": "number of heads", "eps": "epsilon of the norms", "stride": "stride", "window_size": "window",
+    "kernel_size": "kernel size", "dilation": "dilation", "padding": "padding", "groups": "number of groups",
+    "approximate": "way of computing GELU", "temperature": "base of the rotary positions", "global_pool": "pooling",
+}  # fmt: skip
 
 
 def build_network(architecture: Architecture) -> nn.Module:
@@ -104,23 +110,87 @@ def shortest(architecture: Architecture, names: Iterable[str]) -> Architecture:
 
 def are_alike(one: Architecture, other: Architecture) -> bool:
     """Whether both stand for the same network, but for how positions are resampled."""
+    return difference(one, other) is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One trait in which two networks differ: in words, and its value in the first and in the second."""
+
+    trait: str
+    first: str
+    second: str
+
+
+def difference(one: Architecture, other: Architecture) -> Difference | None:
+    """What tells two networks apart best, but for how positions are resampled; None where they are the same."""
     facts = [(a.timm, dict(a.model_args), a.norm_eps, a.positions.rounded_periods) for a in (one, other)]
-    return facts[0] == facts[1] or _traits(one) == _traits(other)
+    if facts[0] == facts[1]:
+        return None
+    first, second = _traits(one), _traits(other)
+    found = [
+        *_differences_of_tensors(dict(first.shapes), dict(second.shapes)),
+        *_differences_of_modules(dict(first.modules), dict(second.modules)),
+    ]
+    if found:
+        return min(found, key=lambda item: item[0])[1]
+    return (
+        None if first == second else Difference("order of its layers", f"that of {one.timm}", f"that of {other.timm}")
+    )
 
 
-def _traits(architecture: Architecture) -> list[tuple]:
+def _differences_of_tensors(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[int, Difference]]:
+    for name in dict.fromkeys([*one, *other]):
+        if one.get(name) != other.get(name):
+            shapes = [str(list(shapes[name])) if name in shapes else "missing" for shapes in (one, other)]
+            yield 0, Difference(f"tensor '{name}'", *shapes)
+
+
+def _differences_of_modules(
+    one: Mapping[str, _Module], other: Mapping[str, _Module]
+) -> Iterator[tuple[int, Difference]]:
+    """Each difference with its rank: the kind of network tells more than that of a layer, and that than a number."""
+    for name in dict.fromkeys([*one, *other]):
+        kinds = [modules[name].kind if name in modules else "missing" for modules in (one, other)]
+        where = f" (its layer '{name}')" if name else ""
+        if kinds[0] != kinds[1]:
+            trait = "activation" if name.rpartition(".")[2].startswith("act") else "kind of layer"
+            yield 2 if name else 1, Difference(trait + where if name else "kind of network", *kinds)
+            continue
+        values = one[name].values, other[name].values
+        for field in dict.fromkeys([*values[0], *values[1]]):
+            if field not in values[0] or field not in values[1] or values[0][field] != values[1][field]:
+                rank = 3 + (list(WORDS).index(field) if field in WORDS else len(WORDS))
+                words = WORDS.get(field, field.replace("_", " "))
+                yield rank, Difference(words + where, *(str(v.get(field, "missing"))[:60] for v in values))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Module:
+    kind: str
+    values: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traits:
+    """Tensors and modules in their order, which says in part how modules are called."""
+
+    shapes: list[tuple[str, tuple[int, ...]]]
+    modules: list[tuple[str, _Module]]
+
+
+def _traits(architecture: Architecture) -> _Traits:
     """All that the outputs depend on besides the weights: each module's kind, and its values that are no modules."""
     positions = dataclasses.replace(architecture.positions, kind="any")
     with torch.device("meta"):
         model = build_network(dataclasses.replace(architecture, positions=positions))
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    modules = [(name, type(module).__name__, *_values(module)) for name, module in model.named_modules()]
-    return [*shapes, *modules]
+    return _Traits(shapes, [(name, _Module(type(m).__name__, _values(m))) for name, m in model.named_modules()])
 
 
-def _values(module: nn.Module) -> list[tuple[str, Any]]:
-    values = {name: value for name, value in vars(module).items() if name not in IN_TRAINING}
-    return sorted((name, value) for name, value in values.items() if not name.startswith("_") and _is_plain(value))
+def _values(module: nn.Module) -> dict[str, Any]:
+    values = {name: value for name, value in sorted(vars(module).items()) if name not in IN_TRAINING}
+    return {name: value for name, value in values.items() if not name.startswith("_") and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

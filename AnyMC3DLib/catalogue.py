@@ -76,10 +76,13 @@ def read_catalogue(path: Path | None = None) -> dict[str, BackboneEntry]:
     return {entry.id: entry for entry in entries}
 
 
-def list_backbones() -> dict[str, BackboneEntry]:
-    """Every backbone by id: the installed ones first, then the rest of the catalogue."""
-    catalogue = read_catalogue()
-    here = {name: entry_of(record, catalogue.get(name)) for name, record in installed().items()}
+def list_backbones(records: Mapping[str, InstalledBackbone] | None = None) -> dict[str, BackboneEntry]:
+    """Every backbone by id: the installed ones first, then the rest of the catalogue.
+
+    `records` are the installed ones where they were read before; else they are read now.
+    """
+    catalogue, records = read_catalogue(), installed() if records is None else records
+    here = {name: entry_of(record, catalogue.get(name)) for name, record in records.items()}
     return {**here, **{name: entry for name, entry in catalogue.items() if name not in here}}
 
 

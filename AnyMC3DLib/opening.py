@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import timm
+import torch
 from torch import nn
 
 from .architecture import Architecture, Positions
@@ -22,15 +23,20 @@ def open_backbone(name: str, *, weights: str | Path | None = None) -> Backbone:
     Raises BackboneError if it is unknown, or its weights are not at hand and `weights` names no file.
     """
     entry = find_backbone(name)
-    model = create_model(entry)
-    load_weights(model, entry, file=weights)
-    backbone = backbone_of(model, entry)
+    backbone = backbone_of(load_model(entry, weights=weights), entry)
     if weights is None:
-        _check_unchanged(backbone)
+        check_unchanged(backbone)
     return backbone
 
 
-def _check_unchanged(backbone: Backbone) -> None:
+def load_model(entry: BackboneEntry, *, weights: str | Path | None = None) -> nn.Module:
+    """The timm model of `entry` with its weights, those of the file `weights` where one is given."""
+    model = create_model(entry)
+    load_weights(model, entry, file=weights)
+    return model
+
+
+def check_unchanged(backbone: Backbone) -> None:
     """Raise BackboneError if the weights of an installed backbone are not those that were imported."""
     record = find_installed(backbone.id)
     if record is not None and record.digest != backbone.digest:
@@ -62,6 +68,14 @@ def backbone_of(model: nn.Module, entry: BackboneEntry) -> Backbone:
         model, id=entry.id, mean=architecture.mean, std=architecture.std, model_args=architecture.model_args,
         architecture=architecture,
     )  # fmt: skip
+
+
+def network_of(entry: BackboneEntry) -> Architecture:
+    """The network of `entry`, without its weights; raises BackboneError if timm cannot build it."""
+    if entry.architecture is not None:
+        return entry.architecture
+    with torch.device("meta"):
+        return _as_timm_has_it(create_model(entry), entry)
 
 
 def _as_timm_has_it(model: nn.Module, entry: BackboneEntry) -> Architecture:

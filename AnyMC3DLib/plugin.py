@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from .errors import InputError, PluginError
 from .files import write_bytes
-from .spec import FORMAT_VERSION, BackboneRef, PluginSpec
+from .spec import FORMAT_VERSION, PluginSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .architecture import Architecture
     from .backbone import Backbone
     from .model import PluginNetwork
 
@@ -117,70 +116,12 @@ def load_members(path: str | Path, spec: PluginSpec) -> list[dict[str, Tensor]]:
     return list(members.values())
 
 
-def check_backbone(spec: PluginSpec, backbone: Backbone) -> None:
-    """Raise PluginError unless `backbone` has the very weights that the plugin was trained on."""
-    if spec.backbone.digest != backbone.digest:
-        raise PluginError(
-            f"Plugin '{spec.name}' was trained on '{spec.backbone.id}' ({spec.backbone.digest[:19]}...), but this is "
-            f"'{backbone.id}' ({backbone.digest[:19]}...): give the weights it was trained on."
-        )
-    trained, here = spec.backbone.architecture, backbone.architecture
-    if trained is None or here is None:
-        if dict(spec.backbone.model_args) != backbone.model_args:
-            raise PluginError(
-                f"Plugin '{spec.name}' was trained on '{spec.backbone.id}' with "
-                f"{dict(spec.backbone.model_args) or 'no'} arguments, but '{backbone.id}' has "
-                f"{backbone.model_args or 'none'}: use the backbone it names."
-            )
-        return
-    _check_architecture(spec, trained, here)
-
-
-def is_backbone_of(reference: BackboneRef, backbone: Backbone) -> bool:
-    """Whether `backbone` has the weights that a plugin names, in the same network.
-
-    How positions are resampled matters at some sizes of slices alone: see `check_backbone`.
-    """
-    from .building import are_alike
-
-    trained, here = reference.architecture, backbone.architecture
-    if reference.digest != backbone.digest:
-        return False
-    if trained is None or here is None:
-        return dict(reference.model_args) == backbone.model_args
-    return are_alike(trained, here)
-
-
-def _check_architecture(spec: PluginSpec, trained: Architecture, here: Architecture) -> None:
-    """The same weights can stand in networks that differ in what has no weights, such as strides or activations."""
-    from .building import are_alike
-
-    if not are_alike(trained, here):
-        raise PluginError(
-            f"Plugin '{spec.name}' was trained on these weights in the network {trained.timm} with "
-            f"{dict(trained.model_args) or 'no'} arguments, but here they are in {here.timm} with "
-            f"{dict(here.model_args) or 'none'}: use the backbone it names."
-        )
-    if trained.positions == here.positions:
-        return
-    other = next((v for v in spec.views if v.preprocessing.size != trained.input_size), None)
-    if other is not None:
-        raise PluginError(
-            f"Plugin '{spec.name}' takes slices of {_size_words(other.preprocessing.size)}, for which its "
-            f"backbone resampled its positions in another way than '{spec.backbone.id}' does here: import the "
-            f"weights from the file that the plugin's maker had."
-        )
-
-
-def _size_words(size: tuple[int, int] | None) -> str:
-    return "any size" if size is None else f"{size[0]} x {size[1]} pixels"
-
-
 def load_networks(path: str | Path, backbone: Backbone) -> tuple[PluginSpec, list[PluginNetwork]]:
     """The members of a plugin file as networks on `backbone`, ready to classify.
 
     Raises PluginError if the file is damaged or was trained on other weights.
     """
+    from .identity import check_backbone
     from .model import PluginNetwork, load_tensors
 
     spec = read_spec(path)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .backbone_store import installed
 from .catalogue import ANY_TIMM_MODEL, list_backbones
 from .errors import InputError, PluginError
 from .files import replacing
@@ -362,7 +363,7 @@ def _warnings(head: _Head, figures: list[str], without_interval: bool) -> Iterat
     if "thresholds" in _fields_revised(spec.provenance):
         yield "Its thresholds were changed after the training."
     known = spec.backbone.id.startswith(ANY_TIMM_MODEL) or spec.backbone.id in list_backbones()
-    if not known:
+    if not known and all(record.digest != spec.backbone.digest for record in installed().values()):
         yield f"Its backbone '{_text(spec.backbone.id, LONGEST_NAME)}' is not in the list of backbones here."
     if not spec.backbone.digest:
         yield "It does not say which weights of its backbone it was trained on."

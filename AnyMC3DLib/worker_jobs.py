@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import secrets
@@ -19,18 +20,19 @@ import torch
 from . import worker_training
 from .backbone import Backbone
 from .classifier import Classifier
-from .commands.common import backbone_for, choose_device
+from .commands.common import backbone_for, backbone_of_plugin, choose_device
 from .control import Control
 from .errors import InputError, PluginError
 from .heatmap import heatmap
+from .identity import fits, is_as_named
 from .memory import release_memory
 from .messages import Check, Classify, Devices, Estimate, Evaluate, Load, Params, Preview, Render, Train, Unload
-from .plugin import is_backbone_of, read_spec
+from .plugin import read_spec
 from .prediction import Prediction
 from .preprocessing import preprocess
 from .progress import Progress, ProgressCallback
 from .protocol import WRONG_STATE, ProtocolError
-from .spec import BackboneRef, ViewSpec
+from .spec import PluginSpec, ViewSpec
 from .volume import Volume
 from .worker_progress import CheckedNotes, JobNotes
 from .worker_study import checked_path, read_study
@@ -52,7 +54,8 @@ class Jobs:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._classifier: Classifier | None = None
-        self._weights: str | None = None
+        # The file that the backbone's weights came from, where a request named one, as it was then.
+        self._weights: _File | None = None
         # Where the backbone was put; for want of memory the engine may move it for a while.
         self._home: torch.device | None = None
         self._predictions: OrderedDict[str, dict[str, Prediction]] = OrderedDict()
@@ -79,12 +82,14 @@ class Jobs:
     def _load(self, params: Load, control: Control, _: ProgressCallback) -> dict[str, Any]:
         path = checked_path(params.path)
         spec = read_spec(path)
-        engine, unloaded = self._engine_for(spec.backbone, params.weights, params.device), []
+        # Before the weights are read, so that a file that is replaced meanwhile counts as another.
+        file = _File.now(params.weights)
+        engine, unloaded = self._engine_for(spec, params.weights, params.device), []
         control.check()
         name = engine.load(path)
         if engine is not self._classifier:
             unloaded = list(self._classifier.plugins) if self._classifier else []
-            self._adopt(engine, params.weights)
+            self._adopt(engine, file)
         backbone = engine.backbone
         return {
             "name": name,
@@ -165,7 +170,7 @@ class Jobs:
         return worker_training.evaluate(params, notes, lend=self._lender(params))
 
     def _lender(self, params: Estimate | Train | Evaluate) -> worker_training.Lend:
-        def lend(wanted: str | BackboneRef) -> AbstractContextManager[Backbone]:
+        def lend(wanted: str | PluginSpec) -> AbstractContextManager[Backbone]:
             if isinstance(wanted, str):
                 return _in_float32(self._backbone(wanted, params.weights, params.device))
             return _in_float32(self._engine_for(wanted, params.weights, params.device).backbone)
@@ -183,34 +188,39 @@ class Jobs:
             raise PluginError(f"The plugin '{name}' is not loaded: load its file first.")
         return engine
 
-    def _engine_for(self, wanted: BackboneRef, weights: str | None, device: str) -> Classifier:
-        """The engine in memory where it has that very backbone on that device, else a new one."""
+    def _engine_for(self, spec: PluginSpec, weights: str | None, device: str) -> Classifier:
+        """The engine in memory where the plugin can run on its backbone, on that device, else a new one."""
         engine = self._classifier
-        if engine is not None and self._is_at_home_on(device) and is_backbone_of(wanted, engine.backbone):
+        if engine is not None and self._is_at_home_on(device) and fits(spec, engine.backbone):
             return engine
-        return self._opened(wanted.id, weights, device)
+        return self._opened(spec, weights, device)
 
     def _backbone(self, name: str, weights: str | None, device: str) -> Backbone:
-        """The backbone in memory where it has that name and weights, else a new one."""
+        """The backbone in memory where it is what that name and those weights stand for now, else a new one."""
         engine = self._classifier
-        asked = (name, weights)
-        if engine is not None and (engine.backbone.id, self._weights) == asked and self._is_at_home_on(device):
-            return engine.backbone
+        if engine is not None and engine.backbone.id == name and self._is_at_home_on(device):
+            same_file = _File.now(weights) == self._weights
+            if same_file and is_as_named(engine.backbone, own_weights=weights is not None):
+                return engine.backbone
         return self._opened(name, weights, device).backbone
 
-    def _opened(self, name: str, weights: str | None, device: str) -> Classifier:
+    def _opened(self, wanted: str | PluginSpec, weights: str | None, device: str) -> Classifier:
         """A new engine, which is kept unless the one in memory has plugins."""
         if self._classifier is not None and not self._classifier.plugins:
             self._drop()
-        weights_file = None if weights is None else checked_path(weights)
-        engine = Classifier(backbone_for(name, weights=weights_file, device=device))
+        place, file = None if weights is None else checked_path(weights), _File.now(weights)
+        if isinstance(wanted, str):
+            backbone = backbone_for(wanted, weights=place, device=device)
+        else:
+            backbone = backbone_of_plugin(wanted, weights=place, device=device)
+        engine = Classifier(backbone)
         if self._classifier is None:
-            self._adopt(engine, weights)
+            self._adopt(engine, file)
         return engine
 
-    def _adopt(self, engine: Classifier, weights: str | None) -> None:
+    def _adopt(self, engine: Classifier, file: _File | None) -> None:
         self._drop()
-        self._classifier, self._weights, self._home = engine, weights, engine.backbone.device
+        self._classifier, self._weights, self._home = engine, file, engine.backbone.device
         logger.info("The backbone is on the device '%s'.", engine.backbone.device.type)
 
     def _drop(self) -> None:
@@ -235,6 +245,27 @@ class Jobs:
             return True
         asked = choose_device(device)
         return asked.type == self._home.type and asked.index in (None, self._home.index)
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A file as it is at one time: one that was written again since is another."""
+
+    place: str
+    number: int
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def now(cls, place: str | None) -> _File | None:
+        """The file at `place` now; None for no file. One that is not there is told when it is opened."""
+        if place is None:
+            return None
+        try:
+            facts = checked_path(place).stat()
+        except OSError:
+            return cls(place, 0, 0, 0)
+        return cls(place, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
 def _devices_here() -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from .errors import Cancelled, InputError, Suspended
 from .messages import Check, CourseParams, Estimate, Evaluate, Train
 from .plugin import read_spec
 from .progress import Progress, ProgressCallback
-from .spec import BackboneRef, PluginSpec
+from .spec import PluginSpec
 from .worker_progress import JobNotes
 from .worker_study import checked_path
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .training.task import TaskSpec, TrainingSpec
     from .training.trainer import EpochResult
 
-# The backbone, in float32, by its name or by what a plugin says of it.
-Lend = Callable[[str | BackboneRef], AbstractContextManager[Backbone]]
+# The backbone, in float32, by its name, or that of a plugin.
+Lend = Callable[[str | PluginSpec], AbstractContextManager[Backbone]]
 
 
 def check(params: Check, progress: ProgressCallback) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def evaluate(params: Evaluate, progress: ProgressCallback, *, lend: Lend) -> dic
     path, data = checked_path(params.plugin), checked_path(params.data)
     spec = read_spec(path)
     progress(Progress("Opening the backbone", 0, 1))
-    with lend(spec.backbone) as backbone:
+    with lend(spec) as backbone:
         found = evaluate_plugin(
             path,
             lambda wanted: read_cases(data, wanted),

@@ -16,11 +16,14 @@ LEND_S = 0.003
 class InThread:
     """The step of a function that takes long and touches neither the scene nor Qt.
 
-    A function cannot be broken off: of one that was cancelled, what it did is undone as soon as it has ended.
+    A function cannot be broken off: of one that was cancelled, what it did is undone as soon as it has ended. The
+    application's end waits for it, unless it `may_be_left`, as one that only reads.
     """
 
-    def __init__(self, function: Callable[[], Any], *, undo: Callable[[], None] | None = None) -> None:
-        self._function, self._undo = function, undo
+    def __init__(
+        self, function: Callable[[], Any], *, undo: Callable[[], None] | None = None, may_be_left: bool = False
+    ) -> None:
+        self._function, self._undo, self._may_be_left = function, undo, may_be_left
         self._ended = threading.Event()
         self._over = False
         self._value: Any = None
@@ -31,8 +34,7 @@ class InThread:
     def begin(self, done: Callable[[Any], None], failed: Callable[[Exception], None]) -> None:
         """As `Step.begin`."""
         self._done, self._failed = done, failed
-        # No daemon: the application's end waits for a file that is being written.
-        threading.Thread(target=self._run, name="AnyMC3D").start()
+        threading.Thread(target=self._run, name="AnyMC3D", daemon=self._may_be_left).start()
         self._later()
 
     def cancel(self) -> None:

@@ -45,6 +45,11 @@ class LoadedPlugins:
         self._user: object | None = None
         self.unanswered = 0
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody loads and unloads, or works with what was loaded."""
+        return self._user is not None
+
     def take(self, user: object) -> None:
         """Begin to load and unload; raises InputError while somebody else does."""
         if self._user is not None:

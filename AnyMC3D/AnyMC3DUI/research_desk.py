@@ -16,6 +16,7 @@ from .classify_panel import ClassifyPanel
 from .dataset_panel import DatasetPanel
 from .dialogs import Dialogs
 from .evaluate_panel import EvaluatePanel
+from .installed_backbones import InstalledBackbones
 from .plugin_folder import PluginCard, PluginFolder
 from .plugins_panel import PluginsPanel
 from .settings import pseudonym_key, use_backbone_folder
@@ -58,6 +59,7 @@ class ResearchDesk:
     ) -> None:
         self._ui, self._classify = ui, classify
         use_backbone_folder()
+        self._installed = InstalledBackbones(changed=self._show_backbones)
         ask = ask or Dialogs()
         self._soon = qt.QTimer()
         self._soon.setSingleShot(True)
@@ -69,14 +71,14 @@ class ResearchDesk:
         self.training = TrainPanel(
             ui, scene=scene, dataset=lambda: self.dataset.dataset, save_dataset=self.dataset.save,
             load_case=self._load_case, client=training_client, preview_client=client, plugin_folder=folder,
-            device=device, trained=self._trained, ask=ask,
+            device=device, trained=self._trained, ask=ask, installed=lambda: self._installed.backbones,
         )  # fmt: skip
         self.plugins = PluginsPanel(ui, folder=folder, client=client, device=device, ask=ask, changed=self._refresh)
         self.evaluation = EvaluatePanel(
             ui, scene=scene, folder=folder, client=client, device=device, dataset=lambda: self.dataset.dataset,
             save_dataset=self.dataset.save, ask=ask, load_case=self._load_case, show_case=self._show_case,
         )  # fmt: skip
-        self.backbones = BackbonesPanel(ui, ask=ask, changed=self._refresh)
+        self.backbones = BackbonesPanel(ui, installed=self._installed, ask=ask, changed=self._refresh)
         ui.tabs.connect("currentChanged(int)", self._tab_chosen)
         self._question = self._watch_window()
 
@@ -92,6 +94,7 @@ class ResearchDesk:
             window.removeEventFilter(self._question)
         self._question = None
         self._soon.stop()
+        self._installed.close()
         self._ui.tabs.disconnect("currentChanged(int)", self._tab_chosen)
         self.training.close(wait_ms=wait_ms)
         for panel in (self.evaluation, self.plugins, self.dataset):
@@ -116,6 +119,10 @@ class ResearchDesk:
         self.backbones.refresh()
         self.training.refresh()
         self.evaluation.refresh()
+
+    def _show_backbones(self) -> None:
+        self.backbones.show()
+        self.training.refresh_backbones()
 
     def _dataset_changed(self) -> None:
         # Edits come in flocks, and a look at a large table takes a moment.

@@ -11,6 +11,8 @@ from AnyMC3DLib.backbone_store import FOLDER_VARIABLE
 
 PLUGIN_FOLDER = "AnyMC3D/PluginFolder"
 BACKBONE_FOLDER = "AnyMC3D/BackboneFolder"
+# What the environment named as the folder of backbones before the setting took its place.
+BEFORE_VARIABLE = "ANYMC3D_BACKBONES_BEFORE"
 PSEUDONYM_KEY = "AnyMC3D/PseudonymKey"
 
 
@@ -21,16 +23,37 @@ def plugin_folder() -> Path:
     return Path(chosen) if chosen else Path(settings.fileName()).parent / "AnyMC3D" / "Plugins"
 
 
+def chosen_backbone_folder() -> str | None:
+    """The folder of backbones that the user chose, None without a choice."""
+    return str(slicer.app.userSettings().value(BACKBONE_FOLDER) or "") or None
+
+
 def use_backbone_folder() -> None:
-    """Let the folder of the setting, if there is one, be that of the backbones, here and in the workers to come."""
-    chosen = slicer.app.userSettings().value(BACKBONE_FOLDER)
+    """Let the folder of the setting, if there is one, be that of the backbones, here and in the workers to come.
+
+    Without one it is what it was before a setting came.
+    """
+    chosen = chosen_backbone_folder()
+    before = os.environ.get(BEFORE_VARIABLE)
     if chosen:
-        os.environ[FOLDER_VARIABLE] = str(chosen)
+        if before is None:
+            # In the environment, since Slicer loads modules again while it runs.
+            os.environ[BEFORE_VARIABLE] = os.environ.get(FOLDER_VARIABLE, "")
+        os.environ[FOLDER_VARIABLE] = chosen
+    elif before is not None:
+        del os.environ[BEFORE_VARIABLE]
+        os.environ[FOLDER_VARIABLE] = before
 
 
 def set_backbone_folder(folder: Path) -> None:
     """Keep `folder` as the user's folder of backbones, and use it from now on."""
     slicer.app.userSettings().setValue(BACKBONE_FOLDER, str(folder))
+    use_backbone_folder()
+
+
+def forget_backbone_folder() -> None:
+    """Let the folder of backbones be the one that it is without a choice, from now on."""
+    slicer.app.userSettings().remove(BACKBONE_FOLDER)
     use_backbone_folder()
 
 

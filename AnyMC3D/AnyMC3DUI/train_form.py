@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import qt
@@ -12,6 +12,7 @@ from AnyMC3DLib.catalogue import BackboneEntry, list_backbones
 from AnyMC3DLib.training.presets import PRESETS, TAUGHT_BY_MASKS, TrainChoices
 
 if TYPE_CHECKING:
+    from AnyMC3DLib.backbone_store import InstalledBackbone
     from AnyMC3DLib.training.dataset import Dataset
 
 AXES = ("axial", "coronal", "sagittal")
@@ -21,10 +22,19 @@ UNNAMED = "plugin"
 
 
 class TrainForm:
-    """The widgets of the setup; `changed` is called after each change by a person."""
+    """The widgets of the setup; `changed` is called after each change by a person.
 
-    def __init__(self, ui: Any, *, changed: Callable[[], None]) -> None:
-        self._ui, self._changed = ui, changed
+    `installed` gives the installed backbones that are known, without a look into their folder.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        *,
+        changed: Callable[[], None],
+        installed: Callable[[], Mapping[str, InstalledBackbone]] = dict,
+    ) -> None:
+        self._ui, self._changed, self._installed = ui, changed, installed
         self._enabled, self._has_masks, self._filling = True, False, True
         self.refresh_backbones()
         for method, text in _method_texts().items():
@@ -38,7 +48,7 @@ class TrainForm:
 
     def refresh_backbones(self) -> None:
         """Offer the backbones that there are now; the one that was chosen stays so if it is among them."""
-        selector, entries = self._ui.trainBackboneSelector, offered(list_backbones().values())
+        selector, entries = self._ui.trainBackboneSelector, offered(list_backbones(self._installed()).values())
         self._backbones = {entry.id: entry for entry in entries}
         if [entry.id for entry in entries] == [selector.itemData(n) for n in range(selector.count)]:
             return

@@ -28,6 +28,7 @@ from .train_words import end_words, estimate_words
 from .worker_client import WorkerClient
 
 if TYPE_CHECKING:
+    from AnyMC3DLib.backbone_store import InstalledBackbone
     from AnyMC3DLib.training.dataset import Dataset
 
 # For a batch to end and the state to be written; later the state before it is what can be gone on from.
@@ -62,6 +63,7 @@ class TrainPanel:
         trained: Callable[[PluginCard], None],
         ask: Ask,
         clock: Callable[[], float] = time.monotonic,
+        installed: Callable[[], Mapping[str, InstalledBackbone]] = dict,
     ) -> None:
         self._ui, self._dataset, self._save_dataset, self._ask = ui, dataset, save_dataset, ask
         self._folder, self._device, self._trained, self._clock = plugin_folder, device, trained, clock
@@ -76,7 +78,7 @@ class TrainPanel:
         self._trained_on: Path | None = None
         # Why the table cannot be trained on, by whether it is for folds; asked for anew once it has changed.
         self._problems: dict[bool, str | None] = {}
-        self._form = TrainForm(ui, changed=self._choice_changed)
+        self._form = TrainForm(ui, changed=self._choice_changed, installed=installed)
         self._preview = TrainPreview(ui, preview_client, dataset=dataset, views=self._views)
         ui.trainEstimateButton.connect("clicked()", self.estimate)
         ui.trainStartButton.connect("clicked()", self.start)
@@ -103,6 +105,10 @@ class TrainPanel:
         self._preview.refresh()
         self._look_for_runs()
         self._update()
+
+    def refresh_backbones(self) -> None:
+        """Offer the backbones that are known now."""
+        self._form.refresh_backbones()
 
     def may_close(self) -> bool:
         """Whether the application may close: a training that goes on is paused first, if the person agrees."""

@@ -11,6 +11,7 @@ from typing import Any
 import qt
 
 import AnyMC3DLib
+from AnyMC3DLib.backbone_store import FOLDER_VARIABLE
 from AnyMC3DLib.errors import AnyMC3DError, Cancelled
 from AnyMC3DLib.messages import Cancel, EpochNote, LogNote, ProgressNote
 from AnyMC3DLib.protocol import Id
@@ -20,6 +21,8 @@ from AnyMC3DLib.transport import ARGUMENTS, WorkerDied
 from .worker_process import ENDED_SENTENCE, WorkerProcess
 
 START_MS = 60_000
+# Jobs that open a backbone by themselves; others work with what was loaded before.
+WHOLE_JOBS = ("train", "estimate", "evaluate")
 END_MS = 5_000
 
 Done = Callable[[Any], None]
@@ -63,7 +66,8 @@ class Call:
 class WorkerClient(qt.QObject):
     """Requests to the worker; the first one starts it, and so does the first one after it died.
 
-    Callbacks run in the thread of the application, never within the call that they answer.
+    Callbacks run in the thread of the application, never within the call that they answer. A worker that was started
+    for another folder of backbones is replaced where a job begins and nobody needs it any more.
     """
 
     def __init__(
@@ -84,6 +88,8 @@ class WorkerClient(qt.QObject):
         self._worker: WorkerProcess | None = None
         self._ending: list[WorkerProcess] = []
         self._waiting: list[Call] = []
+        self._sent: list[Call] = []
+        self._backbones = ""
         self._watchers: list[Failed] = []
         # What those who use this client know together of its workers, and how often one was started.
         self.book: Any = None
@@ -120,6 +126,8 @@ class WorkerClient(qt.QObject):
         epoch: Callable[[EpochNote], None] | None = None,
     ) -> Call:
         """Send a request; later `done` is called with its result, or `failed` with its error."""
+        if method in WHOLE_JOBS and not (self.book is not None and self.book.is_taken):
+            self._leave_old_folder()
         call = Call(method, params, done, failed, progress, epoch)
         if self.ready:
             self._send(call)
@@ -129,7 +137,8 @@ class WorkerClient(qt.QObject):
         return call
 
     def start(self, *, done: Done, failed: Failed) -> Call:
-        """Start the worker, unless it runs; `done` gets its private folder."""
+        """Start the worker, unless it runs, for a job of several requests; `done` gets its private folder."""
+        self._leave_old_folder()
         call = Call("", None, done, failed)
         self._waiting.append(call)
         if self.ready:
@@ -173,13 +182,22 @@ class WorkerClient(qt.QObject):
             for ending in list(self._ending):
                 ending.wait_for_end(wait_ms)
 
+    def _leave_old_folder(self) -> None:
+        """End an idle worker that looks for backbones in a folder which is theirs no more."""
+        self._sent = [call for call in self._sent if not call.over]
+        now = worker_environment(self._changes).get(FOLDER_VARIABLE, "")
+        if self._worker is not None and now != self._backbones and not self._sent and not self._waiting:
+            self.close()
+
     def _start(self) -> None:
         if self._worker is not None:
             return
         self.starts += 1
+        environment = worker_environment(self._changes)
+        self._backbones = environment.get(FOLDER_VARIABLE, "")
         worker = WorkerProcess(
             command=self._command,
-            environment=worker_environment(self._changes),
+            environment=environment,
             ready=lambda _: self._send_waiting(),
             ended=lambda reason: self._ended(worker, reason),
             log=self._log,
@@ -200,6 +218,7 @@ class WorkerClient(qt.QObject):
                 self._send(call)
 
     def _send(self, call: Call) -> None:
+        self._sent = [*(sent for sent in self._sent if not sent.over), call]
         try:
             call.id = self._worker.protocol.request(
                 call.method,

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from ..backbone_store import InstalledBackbone, find_installed, place_of, remove
+from ..backbone_store import OF_THE_FAMILY, InstalledBackbone, find_installed, place_of, remove
 from ..errors import BackboneError, InputError
 from ..terminal import ProgressDisplay, show, show_table
 
@@ -96,7 +96,8 @@ def show_record(options: argparse.Namespace) -> None:
         ["timm", made.timm + (f" with {arguments}" if arguments else "")],
         ["size", f"{record.parameters:g} million parameters, {record.embed_dim} features"],
         ["input", f"{size[0]} x {size[1]} pixels in training; {_positions(record)}"],
-        ["colours", f"mean {_numbers(made.mean)}, standard deviation {_numbers(made.std)}"],
+        ["colours", _colours(record)],
+        *([["left out", _left_out(record)]] if record.left_out else []),
         ["digest", record.digest],
         ["from", f"{', '.join(record.source_files)} ({record.source_digest})"],
         ["imported", record.imported],
@@ -127,6 +128,23 @@ def _say_installed(record: InstalledBackbone) -> None:
     show(f"Installed '{record.id}': {record.architecture.family} in the layout of {record.layout}, "
          f"{record.parameters:g} million parameters, licence {record.licence_name or 'not said'}.")  # fmt: skip
     show(f"Its weights are {record.digest}.")
+    show(f"Its colours are {_colours(record)}.")
+    if record.left_out:
+        show(f"Left out: {_left_out(record)}.")
+
+
+def _colours(record: InstalledBackbone) -> str:
+    made = record.architecture
+    words = f"mean {_numbers(made.mean)}, standard deviation {_numbers(made.std)}"
+    if record.colours_from == OF_THE_FAMILY:
+        return f"{words}, assumed as usual for {made.family or made.timm} since no file beside the weights says"
+    return f"{words}, from {record.colours_from}" if record.colours_from else words
+
+
+def _left_out(record: InstalledBackbone) -> str:
+    parts = ", ".join(f"{name} {count}" for name, count in record.left_out.items())
+    count = sum(record.left_out.values())
+    return f"{count} {'tensor' if count == 1 else 'tensors'} that the network for slices does without ({parts})"
 
 
 def _agreed(question: str) -> bool:

@@ -12,7 +12,8 @@ from ..terminal import show, show_table
 
 def show_list(options: argparse.Namespace) -> None:
     """List the installed backbones, then the catalogue."""
-    entries, here = list_backbones(), installed()
+    here = installed()
+    entries = list_backbones(here)
     if options.json:
         show(json.dumps([{**e.to_dict(), "installed": e.id in here} for e in entries.values()], indent=2))
         return

@@ -17,7 +17,7 @@ from ..regions import read_region
 from ..spec import PluginSpec
 from ..terminal import ProgressDisplay, show, show_table
 from ..volume import check_volume_name, read_volume, write_volume
-from .common import backbone_for
+from .common import backbone_of_plugin
 
 # In the place of a class: the paper's map, the same for all classes.
 PAPERS_MAP = "attention"
@@ -30,7 +30,7 @@ def classify(options: argparse.Namespace) -> None:
     _check_outputs(specs, options)
     study = read_study(options.images, options.region, specs)
     with ProgressDisplay() as progress:
-        backbone = backbone_for(specs[0].backbone.id, weights=options.weights, device=options.device)
+        backbone = backbone_of_plugin(specs[0], weights=options.weights, device=options.device)
         engine = Classifier(backbone, precision=options.precision)
         names = [engine.load(path) for path in options.plugin]
         wants_maps = bool(options.heatmap or options.report)
@@ -48,7 +48,7 @@ def check_plugins(specs: list[PluginSpec]) -> None:
     """Raise InputError unless the plugins can be used at a time."""
     if len({spec.name for spec in specs}) < len(specs):
         raise InputError("Two of the plugins have the same name: classify with one at a time.")
-    if len({(spec.backbone.id, spec.backbone.digest) for spec in specs}) > 1:
+    if len({spec.backbone.digest for spec in specs}) > 1:
         raise InputError("The plugins need different backbones: classify with those of one backbone at a time.")
 
 

@@ -20,7 +20,7 @@ from ..manifest import read_manifest
 from ..plugin import read_spec
 from ..terminal import ProgressDisplay, show
 from .classify import check_plugins
-from .common import backbone_for
+from .common import backbone_of_plugin
 
 
 def classify_table(options: argparse.Namespace) -> None:
@@ -34,7 +34,7 @@ def classify_table(options: argparse.Namespace) -> None:
     share = share_of_environment()
     device = device_of_process(options.device)
     with ProgressDisplay() if share.index == 0 else contextlib.nullcontext() as progress:
-        backbone = backbone_for(specs[0].backbone.id, weights=options.weights, device=device)
+        backbone = backbone_of_plugin(specs[0], weights=options.weights, device=device)
         engine = Classifier(backbone, precision=options.precision)
         names = [engine.load(path) for path in options.plugin]
         result = classify_cohort(

@@ -8,7 +8,9 @@ import torch
 
 from ..backbone import Backbone
 from ..errors import InputError
+from ..identity import open_for
 from ..opening import open_backbone
+from ..spec import PluginSpec
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,6 +32,14 @@ def backbone_for(name: str, *, weights: str | Path | None, device: str) -> Backb
     """The backbone `name` on its device."""
     chosen = choose_device(device)
     return open_backbone(name, weights=weights).to(chosen)
+
+
+def backbone_of_plugin(
+    spec: PluginSpec, *, weights: str | Path | None, device: str, name: str | None = None
+) -> Backbone:
+    """The backbone that a plugin was trained on, or that called `name`, on its device."""
+    chosen = choose_device(device)
+    return open_for(spec, name=name, weights=weights).to(chosen)
 
 
 def split_list(text: str) -> list[str]:

@@ -47,10 +47,10 @@ def show_card(options: argparse.Namespace) -> None:
 def verify(options: argparse.Namespace) -> None:
     """Load the plugin on its backbone, so that every tensor is checked."""
     from ..plugin import load_networks
-    from .common import backbone_for
+    from .common import backbone_of_plugin
 
     spec = read_spec(options.file)
-    backbone = backbone_for(options.backbone or spec.backbone.id, weights=options.weights, device=options.device)
+    backbone = backbone_of_plugin(spec, name=options.backbone, weights=options.weights, device=options.device)
     _, networks = load_networks(options.file, backbone)
     for network in networks:
         network.close()

@@ -24,7 +24,7 @@ from ..training.order import TrainingOrder, carry_out, changed_task, keep_run, p
 from ..training.processes import Processes
 from ..training.run import TrainingResult
 from ..training.task import read_task
-from .common import backbone_for, split_list
+from .common import backbone_for, backbone_of_plugin, split_list
 
 # What the parser keeps beside the options.
 NO_OPTIONS = ("module", "function", "command", "check")
@@ -112,7 +112,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.predictions:
         check_writable(options.predictions)
     with ProgressDisplay() as progress:
-        backbone = backbone_for(spec.backbone.id, weights=options.weights, device=options.device)
+        backbone = backbone_of_plugin(spec, weights=options.weights, device=options.device)
         result = evaluate_plugin(
             options.plugin,
             lambda wanted: read_cases(options.data, wanted),

@@ -17,6 +17,7 @@ from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Rule, count, join, need, rename
+from .towers import add_plain_norm
 from .vit import normalisation, number_of, square
 
 HALF = (0.5, 0.5, 0.5)
@@ -128,6 +129,9 @@ class TransformersBEiT:
             join(tensors, parts, f"blocks.{n}.attn.qkv.weight")
         named = {name.removeprefix("beit.") for name in checkpoint.tensors}
         pools = "pooler.layernorm.weight" in named
+        if any(name.startswith("decode_head.") for name in named):
+            # Models that tell regions apart take the blocks' tokens as they are.
+            add_plain_norm(tensors, "norm", need(tensors, "patch_embed.proj.weight", ndim=4).shape[0])
         architecture = _architecture(
             tensors,
             mean_of_patches=bool(config.get("use_mean_pooling", pools or not config)),

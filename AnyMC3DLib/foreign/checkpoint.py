@@ -1,27 +1,27 @@
 """A file or folder of weights as its makers published it: tensors by their own names, and what lies beside them.
 
 Nothing is unpickled beyond tensors, and no more memory is taken than the file is large: a compressed archive, or
-tensors that claim more values than are stored, are refused before they are unfolded.
+tensors that claim more values than are stored, are refused before they are unfolded. Of a safetensors file the header
+alone is read here; each tensor follows when it is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import mmap
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import safetensors
 import torch
 from torch import Tensor
 
 from ..errors import BackboneError
-from ..tensor_header import METADATA, read_header
 from .beside import CONFIGS, PROCESSORS, contained, json_beside, licence_beside, licence_name_beside
+from .pickled import check_pickle
+from .stored import StoredTensor, Tensors, stored_tensors
 
 # In the order in which they are looked for in a folder.
 WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
@@ -30,8 +30,9 @@ ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "module", "net", "encoder")
 MOST_TENSORS = 7_500
 LONGEST_NAME = 200
-# Calls that PyTorch's reader allows, that no weights need, and that make much memory out of few bytes.
-INFLATING = (b"bytearray\n", b"c_codecs\nencode\n")
+# What a file of the older layout begins with, one behind the other: two numbers, the machine, the weights, the keys.
+OLD_PICKLES = 5
+Part = TypeVar("Part", Tensor, StoredTensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,12 @@ class Checkpoint:
 
     def without_prefix(self, prefix: str) -> Checkpoint:
         """The tensors below `prefix`, by the rest of their names."""
-        inner = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
-        return dataclasses.replace(self, tensors=inner)
+        tensors = self.tensors if isinstance(self.tensors, Tensors) else Tensors(self.tensors)
+        return dataclasses.replace(self, tensors=tensors.below(prefix))
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The type of the numbers of a tensor; it is not read for it."""
+        return self.tensors.dtype_of(name) if isinstance(self.tensors, Tensors) else self.tensors[name].dtype
 
 
 def read_checkpoint(place: str | Path) -> Checkpoint:
@@ -75,7 +80,7 @@ def read_checkpoint(place: str | Path) -> Checkpoint:
         raise BackboneError(f"'{path.name}' cannot be read: check the path, and that you may read it.") from error
     if missing:
         raise BackboneError(f"There is no file or folder of weights '{path}': check the path.")
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor | StoredTensor] = {}
     digest = hashlib.sha256()
     for file in files:
         part = _tensors_of(file)
@@ -91,7 +96,7 @@ def read_checkpoint(place: str | Path) -> Checkpoint:
     if not isinstance(config.get("model_type", ""), str):
         raise BackboneError("The config's 'model_type' is no text: get the config again.")
     return Checkpoint(
-        tensors,
+        Tensors(tensors),
         config=config,
         processor=json_beside(folder, PROCESSORS),
         licence=licence_beside(folder),
@@ -130,19 +135,16 @@ def _part(folder: Path, name: str) -> Path:
     return contained(folder / name, folder)
 
 
-def _tensors_of(file: Path) -> dict[str, Tensor]:
+def _tensors_of(file: Path) -> Mapping[str, Tensor | StoredTensor]:
     try:
         # By what it holds, not by its name: MedImageInsight's published `.pt` is a safetensors file.
-        state = _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
-        tensors = _unwrapped(state, file)
-        _check(tensors, file)
+        return _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
     except BackboneError:
         raise
     except Exception as error:  # bytes of any kind make readers fail in any way
         raise BackboneError(
             f"'{file.name}' holds no weights that can be read safely: give the safetensors or pth file as published."
         ) from error
-    return tensors
 
 
 def _is_safetensors(file: Path) -> bool:
@@ -151,30 +153,49 @@ def _is_safetensors(file: Path) -> bool:
         return file.suffix == ".safetensors" or stream.read(9)[8:] == b"{"
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    names = {name for name in read_header(file) if name != METADATA}
-    _check_names(names, file)
-    with safetensors.safe_open(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+def _read_safetensors(file: Path) -> dict[str, StoredTensor]:
+    tensors = stored_tensors(file)
+    named = _named(tensors, file)
+    for name, tensor in named.items():
+        if not all(tensor.shape):
+            raise _is_empty(name, file)
+    return named
 
 
-def _read_torch(file: Path) -> Any:
+def _read_torch(file: Path) -> dict[str, Tensor]:
     with file.open("rb") as stream:
         archive = stream.read(2) == b"PK"
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            inflating = any(content.find(call) >= 0 for call in INFLATING)
-    if inflating:
-        raise BackboneError(f"'{file.name}' holds more than weights: give the file of a state dict alone.")
     if archive:
         _check_archive(file)
+    else:
+        _check_old(file)
     # Training programs leave their arguments beside the weights; a namespace only holds values.
     with torch.serialization.safe_globals([Namespace]):
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
+        tensors = _unwrapped(torch.load(file, map_location="cpu", weights_only=True, mmap=archive), file)
+    _check(tensors, file)
+    return tensors
+
+
+def _check_old(file: Path) -> None:
+    with file.open("rb") as stream:
+        for _ in range(OLD_PICKLES):
+            check_pickle(stream, of=file.name)
 
 
 def _check_archive(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         items = archive.infolist()
+        _check_items(items, file)
+        # Two of one name would be told apart by each reader in its own way.
+        if len({item.filename.lower() for item in items}) != len(items):
+            raise BackboneError(f"'{file.name}' holds two parts of one name: get the file again.")
+        for item in items:
+            if item.filename.endswith(".pkl"):
+                with archive.open(item) as stream:
+                    check_pickle(stream, of=file.name)
+
+
+def _check_items(items: list[zipfile.ZipInfo], file: Path) -> None:
     if any(item.filename.endswith(("code/__torch__.py", "constants.pkl")) for item in items):
         raise BackboneError(
             f"'{file.name}' is a TorchScript program, which would be run to be read: give its weights as safetensors."
@@ -200,13 +221,18 @@ def _unwrapped(state: Any, file: Path) -> dict[str, Tensor]:
     wrong = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if wrong:
         raise BackboneError(f"'{file.name}' holds more than weights ({str(wrong[0])[:60]!r}): give a state dict alone.")
+    return _named(state, file)
+
+
+def _named(state: Mapping[str, Part], file: Path) -> dict[str, Part]:
+    """The same tensors, without the prefix that training by several processes leaves."""
     _check_names(state, file)
     prefix = "module."
     strip = all(name.startswith(prefix) for name in state)
     return {name.removeprefix(prefix) if strip else name: value for name, value in state.items()}
 
 
-def _check_names(names: Mapping[str, Any] | set[str], file: Path) -> None:
+def _check_names(names: Collection[str], file: Path) -> None:
     if len(names) > MOST_TENSORS:
         raise BackboneError(f"'{file.name}' holds {len(names)} tensors, more than any backbone: give another file.")
     odd = next((name for name in names if not name.isprintable() or len(name) > LONGEST_NAME), None)
@@ -214,12 +240,16 @@ def _check_names(names: Mapping[str, Any] | set[str], file: Path) -> None:
         raise BackboneError(f"'{file.name}' holds a tensor of the odd name {odd[:40]!r}: get the file again.")
 
 
+def _is_empty(name: str, file: Path) -> BackboneError:
+    return BackboneError(f"The tensor '{name}' in '{file.name}' is empty: get the file again.")
+
+
 def _check(tensors: Mapping[str, Tensor], file: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.device.type != "cpu":
             raise BackboneError(f"The tensor '{name}' in '{file.name}' is no plain array: give weights in full.")
         if not tensor.numel():
-            raise BackboneError(f"The tensor '{name}' in '{file.name}' is empty: get the file again.")
+            raise _is_empty(name, file)
         # A view may repeat one stored value any number of times.
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise BackboneError(

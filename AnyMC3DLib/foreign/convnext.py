@@ -54,7 +54,9 @@ class OriginalConvNeXt:
             Rule(rf"norms\.\d+{LEAF}", None),
             Rule(rf"head{LEAF}", None),
         )
-        return _converted(self, checkpoint, rules, EPS)
+        named = any(name.startswith("norms.") for name in checkpoint.tensors)
+        layout = dataclasses.replace(self, family="DINOv3 ConvNeXt") if named else self
+        return _converted(layout, checkpoint, rules, EPS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,11 +112,14 @@ class OriginalDINOv2:
 
 
 def _positions_of_patches(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Where registers follow the class token, timm adds positions to patches alone."""
+    """Where registers follow the class token, timm adds positions to patches alone.
+
+    The sum is float32, whatever the file's type, as in its own library once it has loaded the file in float32.
+    """
     if "reg_token" not in tensors:
         return tensors
     stored = need(tensors, "pos_embed", ndim=3)
-    token = need(tensors, "cls_token", ndim=3) + stored[:, :1]
+    token = need(tensors, "cls_token", ndim=3).float() + stored[:, :1].float()
     return {**tensors, "cls_token": token, "pos_embed": stored[:, 1:]}
 
 

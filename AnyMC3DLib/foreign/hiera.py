@@ -60,7 +60,7 @@ class OriginalHiera:
 
 @dataclasses.dataclass(frozen=True)
 class TransformersHiera:
-    """`HieraModel`, also below its classifier."""
+    """`HieraModel`, also below its classifier or its decoder of masked slices."""
 
     family: str = "Hiera"
     library: str = "Transformers"
@@ -73,14 +73,14 @@ class TransformersHiera:
         return {"embeddings.position_embeddings", "encoder.stages.0.layers.0.attn.qkv.weight"} <= names
 
     def convert(self, checkpoint: Checkpoint) -> Converted:
-        """To timm's names; a classifier is left out."""
+        """To timm's names; a classifier and a decoder are left out."""
         agree(checkpoint.config, BUILT_IN, layout=self)
         names = [name.removeprefix("hiera.") for name in checkpoint.tensors]
         rules = [
             Rule(r"embeddings\.position_embeddings", "pos_embed"),
             Rule(rf"embeddings\.patch_embeddings\.projection{LEAF}", r"patch_embed.proj.\1"),
-            Rule(rf"pooler\.layernorm{LEAF}", r"head.norm.\1"),
-            Rule(r"classifier\..*", None),
+            Rule(rf"(?:pooler\.layernorm|encoder_norm){LEAF}", r"head.norm.\1"),
+            Rule(r"(?:classifier|decoder|multiscale_fusion)\..*", None),
         ]
         number = 0
         for stage in range(count(names, r"encoder\.stages\.(\d+)\.")):

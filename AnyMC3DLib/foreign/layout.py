@@ -58,7 +58,8 @@ def rename(
     compiled = [(re.compile(rule.pattern), rule.name) for rule in rules]
     renamed: dict[str, Tensor] = {}
     dropped = []
-    for name, tensor in tensors.items():
+    # A tensor that is left out may be large, and is not read.
+    for name in tensors:
         found = next(((m, new) for pattern, new in compiled if (m := pattern.fullmatch(name))), None)
         if found is None:
             raise BackboneError(
@@ -72,7 +73,7 @@ def rename(
         target = match.expand(new)
         if target in renamed:
             raise BackboneError(f"The file holds '{target}' twice, under two names: give the file as it was published.")
-        renamed[target] = tensor
+        renamed[target] = tensors[name]
     return renamed, tuple(dropped)
 
 

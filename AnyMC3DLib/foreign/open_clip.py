@@ -14,6 +14,7 @@ from ..architecture import Architecture, Positions
 from ..building import build_network, shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
+from .families import family_of
 from .layout import Converted, Rule, rename
 from .vit import normalisation
 
@@ -80,7 +81,8 @@ class OpenCLIPTimm:
         arguments, model = _fitting(name, settings, tensors)
         tensors, classifier = _without_classifier(model, tensors)
         architecture = Architecture(
-            family=_family(name),
+            # Whatever network it is, it was trained beside a tower of texts.
+            family=family_of(name, "clip"),
             timm=name,
             model_args=arguments,
             input_size=_input_size(model),
@@ -88,10 +90,6 @@ class OpenCLIPTimm:
             **colours(checkpoint),
         )
         return Converted(shortest(architecture, (name,)), tensors, (*dropped, *classifier))
-
-
-def _family(name: str) -> str:
-    return next((family for part, family in (("siglip", "SigLIP"), ("eva", "EVA")) if part in name), "CLIP")
 
 
 def _fitting(name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Any], nn.Module]:

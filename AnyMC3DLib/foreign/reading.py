@@ -57,9 +57,9 @@ def read_weights(place: str | Path, *, layout: Layout | None = None) -> ForeignW
 
 def _read(place: str | Path, layout: Layout | None) -> ForeignWeights:
     checkpoint = read_checkpoint(place)
-    for name, tensor in checkpoint.tensors.items():
+    for name in checkpoint.tensors:
         # Joined or added to others they would become numbers of the right type.
-        if name.endswith(WEIGHTS) and not tensor.is_floating_point():
+        if name.endswith(WEIGHTS) and not checkpoint.dtype_of(name).is_floating_point:
             raise BackboneError(f"The tensor '{name}' holds no fractions: give the weights as they were trained.")
     layout = layout or recognise(checkpoint)
     converted = layout.convert(checkpoint)
@@ -101,11 +101,14 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], *, of: str) -
 def load_exactly(model: nn.Module, tensors: Mapping[str, Tensor], *, of: str) -> None:
     """Fill `model` in float32 with exactly these tensors; raises BackboneError that names the first odd one."""
     check_tensors(model, tensors, of=of)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-            raise BackboneError(f"The tensor '{name}' holds values that are not finite: get the file again.")
     wanted = model.state_dict()
-    model.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}, strict=False)
+    # One by one: a copy of all of them in float32 would be as large as the network.
+    for name, tensor in tensors.items():
+        values = tensor.to(wanted[name].dtype)
+        if values.is_floating_point() and not torch.isfinite(values).all():
+            raise BackboneError(f"The tensor '{name}' holds values that are not finite: get the file again.")
+        with torch.no_grad():
+            wanted[name].copy_(values)
 
 
 def _check_colours(architecture: Architecture) -> None:

@@ -25,7 +25,11 @@ BESIDE = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.", "pixel_
 
 @dataclasses.dataclass(frozen=True)
 class OriginalSAM:
-    """The files of the Segment Anything repository, and of trainings that went on from it, such as MedSAM."""
+    """The files of the Segment Anything repository, and of trainings that went on from it, such as MedSAM.
+
+    MedSAM's authors give its encoder slices from 0 to 1 as they are, where SAM standardises colours. The tensors do
+    not tell the two apart: a file whose name begins with MedSAM's, as it was published, is taken as MedSAM.
+    """
 
     family: str = "SAM"
     library: str = "the original repository"
@@ -50,6 +54,8 @@ class OriginalSAM:
             Rule(rf"(neck\.[0-3]{LEAF})", r"\1"),
         )
         tensors, dropped = rename(inner, rules, layout=self)
+        if len(checkpoint.files) == 1 and checkpoint.files[0].lower().startswith("medsam"):
+            checkpoint = dataclasses.replace(checkpoint, processor={"do_normalize": False, **checkpoint.processor})
         return Converted(_architecture(self, checkpoint, tensors, {}), tensors, (*outer, *dropped))
 
 

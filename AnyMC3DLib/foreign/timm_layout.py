@@ -20,14 +20,13 @@ from ..errors import BackboneError
 from ..kinds import fixed_size
 from ..weights import NOT_DIGESTED, UNREADABLE
 from .checkpoint import Checkpoint
+from .families import family_of
 from .layout import Converted
 from .vit import normalisation, square
 
 # Where training for other tasks, or an older release, leaves what the network does not need.
 NEEDLESS = ("mask_token", "head.", "head_dist.", "fc.", "classifier.")
 RECOMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask", "bias_mask", "rope_embed.periods")
-# By the beginning of timm's names; the first that fits.
-FAMILIES = (("deit", "DeiT"), ("vit_", "ViT"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ class TimmLayout:
                        for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))},
         )  # fmt: skip
         architecture = Architecture(
-            family=_family(base, str(given.get("tag", tag))),
+            family=family_of(base, str(given.get("tag") or tag)),
             timm=base,
             model_args=_arguments(stated),
             **normalisation(colours, mean=IMAGENET_MEAN, std=IMAGENET_STD),
@@ -79,16 +78,6 @@ class TimmLayout:
 
 def _stated(checkpoint: Checkpoint) -> Any:
     return checkpoint.config.get("architecture")
-
-
-def _family(base: str, tag: str) -> str:
-    for word, family in (("dinov2", "DINOv2"), ("dinov3", "DINOv3")):
-        if word in base:
-            return family
-    if tag.startswith("mae"):
-        return "MAE"
-    found = next((family for start, family in FAMILIES if base.startswith(start)), "")
-    return found or base.partition("_")[0]
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,6 +159,8 @@ def _filtered(tensors: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[s
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return _own_names(tensors, network)
+    # Positions that timm adds to tokens are added in float32.
+    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     try:
         # timm prints what it finds amiss.
         with redirect_stdout(io.StringIO()):

@@ -13,6 +13,7 @@ import os
 import pickle
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +208,29 @@ def legacy_claim(*_: Any) -> bytes:
 # Pickle itself writes none so deep.
 WRAPPERS = b"\x80\x02" + b"}X\x05\x00\x00\x00model" * 1000 + b"}" + b"s" * 1000 + b"."
 LISTS = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
+# A dict of 100,000 numbers that is kept as 1, and what may be made of it a thousand times by few bytes each.
+LARGE = b"\x80\x02}(" + b"".join(b"J" + struct.pack("<i", n) + b"K\x00" for n in range(100_000)) + b"uq\x01"
+
+
+def copied(call: bytes) -> bytes:
+    """A pickle that lets a thousand things be made of one large dict."""
+    return LARGE + b"](" + call * 1000 + b"e."
+
+
+def of_a_large_shape(values: dict[str, torch.Tensor], _: Path) -> Any:
+    """Tensors of one value and 100,000 axes."""
+    return {**values, **{f"t{n}": torch.zeros(1).reshape([1] * 100_000) for n in range(20)}}
+
+
+def of_parts_twice(values: dict[str, torch.Tensor], _: Path) -> bytes:
+    """An archive with two pickles of one name."""
+    stream = io.BytesIO(saved_bytes(values))
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "a") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("archive/data.pkl", copied(b"ccollections\nOrderedDict\nh\x01\x85R"))
+    return stream.getvalue()
+
+
 TEXT = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x01"
 
 
@@ -437,6 +461,30 @@ FILES: dict[str, Builder] = {
     ),
     "a tensor that repeats one value 10^12 times": pth(
         lambda values, _: {**values, FIRST: torch.zeros(1).as_strided((1, 1_000_000, 1_000_000), (0, 0, 0))}
+    ),
+    "a tensor that repeats one value 10^9 times": pth(
+        lambda values, _: {**values, FIRST: torch.zeros(1).expand(10**9)}
+    ),
+    "a tensor of strides beyond what is stored": rezipped(
+        lambda _, content: content.replace(b"K K\x01\x86", b"J\xff\xff\xff\x7fK\x01\x86")
+    ),
+    "tensors of 100,000 axes": pth(of_a_large_shape),
+    "an archive of two pickles of one name": raw(of_parts_twice),
+    **{
+        f"a large dict that becomes {what} a thousand times": pickled(copied(call))
+        for what, call in (
+            ("an ordered one", b"ccollections\nOrderedDict\nh\x01\x85R"),
+            ("an ordered one of its own name", b"ccollections\nOrderedDict\n(h\x01tR"),
+            ("a set", b"c__builtin__\nset\nh\x01\x85R"),
+            ("a count", b"ccollections\nCounter\nh\x01\x85R"),
+            ("a size", b"ctorch\nSize\nh\x01\x85R"),
+            ("attributes", b"ccollections\nOrderedDict\n)Rh\x01b"),
+            ("a namespace", b"cargparse\nNamespace\n)\x81h\x01b"),
+            ("a namespace with slots", b"cargparse\nNamespace\n)\x81h\x01N\x86b"),
+        )
+    },
+    "a set of a long text's letters a thousand times": pickled(
+        b"\x80\x02](" + TEXT + b"c__builtin__\nset\nh\x01\x85R" * 1000 + b"e."
     ),
     "many tensors cut from one": pth(of_repeated_storage),
     "a sparse tensor": pth(lambda values, _: {**values, MATRIX: values[MATRIX].to_sparse()}),

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "c" * 40
@@ -14,13 +14,17 @@ COMMIT = "c" * 40
 
 @dataclasses.dataclass
 class Hub:
-    """What the server has. `breaks` connections are broken in the middle; `status` is answered instead, if any."""
+    """What the server has. `breaks` connections are broken in the middle; `status` is answered instead, if any.
+
+    A size of None is told nowhere; without `ranges` a file is given from its start alone.
+    """
 
     repository: str
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
-    sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, int | None] = dataclasses.field(default_factory=dict)
     breaks: int = 0
+    ranges: bool = True
     status: int = 0
     error: str = ""
     asked: list[tuple[str, str, str, str]] = dataclasses.field(default_factory=list)
@@ -54,14 +58,17 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self._refuse(hub.status or 404, hub.error if hub.status else "EntryNotFound")
                 return
             content = hub.files[name]
+            span = span if hub.ranges else ""
             first = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
             self.send_response(206 if span else 200)
             digest = hub.digests.get(name) or hashlib.sha256(content).hexdigest()
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("X-Linked-Etag", f'"{digest}"')
-            self.send_header("X-Linked-Size", str(hub.sizes.get(name, len(content))))
+            size = hub.sizes.get(name, len(content))
+            if size is not None:
+                self.send_header("X-Linked-Size", str(size))
+                self.send_header("Content-Length", str(len(content) - first))
             self.send_header("ETag", f'"{digest}"')
-            self.send_header("Content-Length", str(len(content) - first))
             if span:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
             self.end_headers()
@@ -72,7 +79,10 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.wfile.write(content[: len(content) // 2])
                 self.close_connection = True
                 return
-            self.wfile.write(content[first:])
+            # A client that was killed reads no more.
+            with suppress(ConnectionError):
+                self.wfile.write(content[first:])
+            self.close_connection = size is None
 
         def _refuse(self, status: int, error: str) -> None:
             self.send_response(status)

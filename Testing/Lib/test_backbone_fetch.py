@@ -18,7 +18,7 @@ from safetensors.torch import save
 from shell import anymc3d
 from stored import small_vit
 
-from AnyMC3DLib import backbone_fetch, backbone_import, backbone_store, catalogue
+from AnyMC3DLib import backbone_download, backbone_fetch, backbone_import, backbone_store, catalogue
 from AnyMC3DLib.backbone_fetch import fetch_backbone
 from AnyMC3DLib.backbone_store import installed
 from AnyMC3DLib.catalogue import BackboneEntry, WeightSource, read_catalogue
@@ -121,13 +121,142 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, monkeypatch: p
     assert max(progress.done for progress in told) == len(WEIGHTS)
 
 
-def test_a_file_of_another_digest_is_refused_and_not_kept_in_the_cache(hub: Hub, store: Path, tmp_path: Path) -> None:
+def put_into_the_cache(hub: Hub) -> Path:
+    """Have the hub's own client download everything, as other programs of its users do; returns the weights' place."""
+    hub.asked.clear()
+    places = {name: huggingface_hub.hf_hub_download(REPOSITORY, name) for name in hub.files}
+    hub.asked.clear()
+    return Path(places["model.safetensors"])
+
+
+def files_below(place: Path) -> list[str]:
+    return sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
+
+
+def large_files_below(place: Path) -> list[Path]:
+    return [file for file in place.rglob("*") if file.is_file() and file.stat().st_size > 10_000]
+
+
+def test_what_was_downloaded_lies_on_the_disk_once(hub: Hub, store: Path, tmp_path: Path) -> None:
+    fetch_backbone("tiny", accept=never)
+    assert files_below(store) == ["tiny.safetensors"]
+    assert large_files_below(tmp_path) == [store / "tiny.safetensors"]
+
+
+class Killed(BaseException):
+    """As when a person presses Ctrl-C."""
+
+
+def broken_off(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetch until about half is there."""
+    small_chunks(monkeypatch)
+
+    def stop(progress: Progress) -> None:
+        if progress.done > len(WEIGHTS) // 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fetch_backbone("tiny", accept=never, progress=stop)
+    hub.asked.clear()
+
+
+def test_a_download_that_was_broken_off_is_gone_on_with_at_the_next_call(
+    hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(hub, monkeypatch)
+    assert installed() == {}
+    told: list[Progress] = []
+    assert fetch_backbone("tiny", accept=never, progress=told.append).digest == digest_of(MODEL)
+    ((span, _),) = hub.requests("GET", "model.safetensors")
+    first = int(span.removeprefix("bytes=").rstrip("-"))
+    assert first > len(WEIGHTS) // 2
+    assert (told[0].done, told[-1].done) == (first, len(WEIGHTS))
+    assert files_below(store) == ["tiny.safetensors"]
+
+
+KILLED = """
+import os, signal, sys
+import huggingface_hub
+from AnyMC3DLib import backbone_import, catalogue
+from AnyMC3DLib.backbone_fetch import fetch_backbone
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 1 << 14
+entry = catalogue.BackboneEntry(id="tiny", timm="test_vit.r160_in1k")
+for module in (catalogue, backbone_import):
+    module.read_catalogue = lambda: {"tiny": entry}
+def die(progress):
+    if progress.done > progress.total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+fetch_backbone("tiny", accept=lambda question: False, progress=die)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the signal is POSIX's")
+def test_a_process_that_was_killed_left_what_the_next_goes_on_with(hub: Hub, tmp_path: Path) -> None:
+    variables = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1"}
+    ended = subprocess.run([sys.executable, "-c", KILLED], check=False, env={**os.environ, **variables})
+    assert ended.returncode == -9
+    hub.asked.clear()
+    assert fetch_backbone("tiny", accept=never).digest == digest_of(MODEL)
+    ((span, _),) = hub.requests("GET", "model.safetensors")
+    assert int(span.removeprefix("bytes=").rstrip("-")) > len(WEIGHTS) // 3
+
+
+def test_a_file_that_the_hub_has_changed_meanwhile_is_downloaded_from_its_start(
+    hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(hub, monkeypatch)
+    other = small_vit(seed=4)
+    hub.files["model.safetensors"] = save({name: tensor.contiguous() for name, tensor in other.state_dict().items()})
+    assert fetch_backbone("tiny", accept=never).digest == digest_of(other)
+    assert [span for span, _ in hub.requests("GET", "model.safetensors")] == [""]
+    assert files_below(store) == ["tiny.safetensors"]
+
+
+def test_a_server_that_knows_no_parts_of_files_is_taken_from_the_start(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(hub, monkeypatch)
+    hub.ranges = False
+    assert fetch_backbone("tiny", accept=never).digest == digest_of(MODEL)
+
+
+def test_what_is_downloaded_is_not_downloaded_again_where_its_import_failed(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise BackboneError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone_import, "install", full)
+        with pytest.raises(BackboneError, match=r"^The disk is full\.$"):
+            fetch_backbone("tiny", accept=never)
+    fetch_backbone("tiny", accept=never)
+    assert len(hub.requests("GET", "model.safetensors")) == 1
+
+
+def test_an_unfinished_download_can_be_removed(hub: Hub, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_off(hub, monkeypatch)
+    backbone_store.remove("tiny")
+    assert large_files_below(store) == []
+    with pytest.raises(BackboneError, match="There is no installed backbone 'tiny'"):
+        backbone_store.remove("tiny")
+
+
+def test_a_backbone_that_another_process_fetches_is_left_to_it(hub: Hub, store: Path) -> None:
+    with (
+        backbone_download.alone_in(backbone_store.fetching_folder("tiny"), keep="any"),
+        pytest.raises(BackboneError, match="'tiny' is being fetched already: wait for that"),
+    ):
+        fetch_backbone("tiny", accept=never)
+    assert fetch_backbone("tiny", accept=never).id == "tiny"
+
+
+def test_a_file_of_another_digest_is_refused_and_not_kept(hub: Hub, tmp_path: Path) -> None:
     hub.digests["model.safetensors"] = "0" * 64
     with pytest.raises(BackboneError, match=r"not what the hub describes \(.*instead of 000000000000\.\.\.\)"):
         fetch_backbone("tiny", accept=never)
-    assert not store.exists()
-    left = [place for place in (tmp_path / "cache").rglob("*") if place.is_file() and place.stat().st_size > 10_000]
-    assert not left
+    assert installed() == {}
+    assert large_files_below(tmp_path) == []
     hub.digests.clear()
     assert fetch_backbone("tiny", accept=never).digest == digest_of(MODEL)
 
@@ -184,32 +313,29 @@ def test_no_network_is_said_with_what_to_do(store: Path) -> None:
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_what_is_in_the_cache_needs_no_network(hub: Hub, offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = fetch_backbone("tiny", accept=never)
-    backbone_store.remove("tiny")
+    weights = put_into_the_cache(hub)
     point_to("http://127.0.0.1:9", monkeypatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
-    asked = len(hub.asked)
     told: list[Progress] = []
-    assert fetch_backbone("tiny", accept=never, progress=told.append) == record
-    assert len(hub.asked) == asked
-    assert told == []
+    record = fetch_backbone("tiny", accept=never, progress=told.append)
+    assert (record.digest, record.licence) == (digest_of(MODEL), "The licence's words.\n")
+    assert told == hub.asked == []
+    assert weights.is_file()
 
 
 def test_a_file_in_the_cache_is_not_downloaded_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone_fetch, "LARGE", len(WEIGHTS) - 1)
-    questions: list[str] = []
-    fetch_backbone("tiny", accept=lambda question: not questions.append(question))
-    fetch_backbone("tiny", accept=never, overwrite=True)
-    assert len(questions) == len(hub.requests("GET", "model.safetensors")) == 1
+    put_into_the_cache(hub)
+    assert fetch_backbone("tiny", accept=never).digest == digest_of(MODEL)
+    assert not hub.requests("GET", "model.safetensors")
 
 
-def test_a_damaged_file_in_the_cache_is_refused(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch_backbone("tiny", accept=never)
-    (blob,) = (place for place in tmp_path.rglob("blobs/*") if place.stat().st_size == len(WEIGHTS))
+def test_a_damaged_file_in_the_cache_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = put_into_the_cache(hub).resolve()
     blob.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneError, match="not what the hub describes"):
-        fetch_backbone("tiny", accept=never, overwrite=True)
+        fetch_backbone("tiny", accept=never)
 
 
 def test_an_empty_cache_without_a_network_that_is_wanted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +372,37 @@ def test_nothing_is_downloaded_before_one_has_agreed_to(
     assert not store.exists()
 
 
+def test_a_size_that_the_hub_does_not_tell_is_asked_about(hub: Hub, store: Path) -> None:
+    hub.sizes["model.safetensors"] = None
+    questions: list[str] = []
+    with pytest.raises(Cancelled):
+        fetch_backbone("tiny", accept=lambda question: bool(questions.append(question)))
+    assert "The hub does not say how many MB are downloaded." in questions[0]
+    assert {method for method, *_ in hub.asked} == {"HEAD"}
+    assert not store.exists()
+    assert fetch_backbone("tiny", accept=agreed).digest == digest_of(MODEL)
+
+
+def test_only_what_is_missing_is_asked_about(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_off(hub, monkeypatch)
+    monkeypatch.setattr(backbone_fetch, "LARGE", len(WEIGHTS) // 2)
+    assert fetch_backbone("tiny", accept=never).digest == digest_of(MODEL)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_disk_must_take_the_download_and_what_is_installed_of_it(
+    times: int, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = times * len(WEIGHTS)
+    monkeypatch.setattr(backbone_store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free})())
+    if times == 2:
+        fetch_backbone("tiny", accept=never)
+        return
+    with pytest.raises(BackboneError, match="MB are needed: free some space"):
+        fetch_backbone("tiny", accept=never)
+    assert not hub.requests("GET", "model.safetensors")
+
+
 def test_a_disk_that_is_too_small_is_said_before_the_download(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.sizes["model.safetensors"] = 1 << 60
     with pytest.raises(BackboneError, match="MB are needed: free some space"):
@@ -263,8 +420,8 @@ def failing(error: Exception) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(28, "No space left on device"), "The disk is full"),
-        (PermissionError(13, "Permission denied"), "cannot be written"),
+        (OSError(28, "No space left on device"), "store' is full"),
+        (PermissionError(13, "Permission denied"), "store' cannot be read or written"),
         (OSError("consistency check failed"), "the connection broke"),
         (RuntimeError("anything"), "the connection broke"),
     ],
@@ -272,21 +429,21 @@ def failing(error: Exception) -> Callable[..., str]:
 def test_a_download_that_fails_is_said_in_one_sentence(
     error: Exception, words: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backbone_fetch, "hf_hub_download", failing(error))
+    monkeypatch.setattr(backbone_fetch, "download", failing(error))
     with pytest.raises(BackboneError) as refused:
         fetch_backbone("tiny", accept=never)
     assert words in str(refused.value)
     assert str(refused.value).endswith(".")
 
 
-def test_a_download_that_is_stopped_leaves_nothing(hub: Hub, store: Path, tmp_path: Path) -> None:
+def test_a_download_that_is_stopped_installs_nothing(hub: Hub) -> None:
     def stop(progress: Progress) -> None:
         if progress.done:
             raise Cancelled("Stopped.")
 
     with pytest.raises(Cancelled, match=r"^Stopped\.$"):
         fetch_backbone("tiny", accept=never, progress=stop)
-    assert not store.exists()
+    assert installed() == {}
 
 
 def test_a_backbone_that_is_installed_is_not_fetched_again(hub: Hub) -> None:

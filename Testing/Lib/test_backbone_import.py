@@ -15,7 +15,7 @@ from stored import SIZE, dinov2_folder, small_vit, tensors_of
 from torch import Tensor
 
 from AnyMC3DLib import backbone_import, catalogue
-from AnyMC3DLib.backbone_import import check_outputs, import_backbone
+from AnyMC3DLib.backbone_import import check_outputs, import_backbone, parts_of
 from AnyMC3DLib.backbone_store import InstalledBackbone, find_installed, installed
 from AnyMC3DLib.building import build_network
 from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, list_backbones
@@ -70,6 +70,8 @@ def test_an_import_is_installed_with_all_that_is_known_of_it(source: Path) -> No
         parameters=record.parameters,
         embed_dim=32,
         patch=14,
+        colours_from="family",
+        left_out={"mask_token": 1},
     )
     assert record.architecture.input_size == (SIZE, SIZE)
 
@@ -232,8 +234,110 @@ def test_a_network_that_takes_no_slices_is_refused() -> None:
 def test_the_colours_are_those_of_the_processor_beside_the_weights(source: Path) -> None:
     colours = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.1]}
     (source / "preprocessor_config.json").write_text(json.dumps(colours))
-    made = import_backbone(source, id="mine").architecture
+    record = import_backbone(source, id="mine")
+    made = record.architecture
     assert (made.mean, made.std) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
+    assert record.colours_from == "preprocessor_config.json"
+
+
+COLOURS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.1]}
+OTHERS = {"image_mean": [0.1, 0.1, 0.1], "image_std": [0.9, 0.9, 0.9]}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    ("files", "mean", "origin"),
+    [
+        ({"processor_config.json": {"image_processor": COLOURS}}, 0.5, "processor_config.json"),
+        # Transformers takes the nested one first.
+        (
+            {"processor_config.json": {"image_processor": COLOURS}, "preprocessor_config.json": OTHERS},
+            0.5,
+            "processor_config.json",
+        ),
+        # As older versions write it: without colours in it.
+        (
+            {"processor_config.json": {"image_seq_length": 3}, "preprocessor_config.json": COLOURS},
+            0.5,
+            "preprocessor_config.json",
+        ),
+        ({"processor_config.json": {"image_processor": {"do_normalize": False}}}, 0.0, "processor_config.json"),
+        ({"preprocessor_config.json": IMAGENET}, 0.485, "preprocessor_config.json"),
+        ({"processor_config.json": {"image_processor": "ViTImageProcessor"}}, 0.485, "family"),
+        ({"preprocessor_config.json": {"size": {"height": 28, "width": 28}}}, 0.485, "family"),
+        ({}, 0.485, "family"),
+    ],
+)
+def test_an_import_tells_from_where_the_colours_are(
+    files: dict[str, object], mean: float, origin: str, source: Path
+) -> None:
+    for name, content in files.items():
+        (source / name).write_text(json.dumps(content))
+    record = import_backbone(source, id="mine")
+    assert record.architecture.mean[0] == mean
+    assert record.colours_from == origin
+    assert find_installed("mine") == record
+
+
+def test_the_processors_file_that_transformers_writes_is_read(source: Path) -> None:
+    from transformers import CLIPImageProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    image_processor = CLIPImageProcessor(image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.1])
+
+    class Images(ProcessorMixin):
+        attributes = ("image_processor",)
+        image_processor_class = "CLIPImageProcessor"
+
+        def __init__(self, image_processor: object = None, chat_template: str | None = None) -> None:
+            super().__init__(image_processor)
+
+    Images(image_processor).save_pretrained(source)
+    assert not (source / "preprocessor_config.json").exists()
+    record = import_backbone(source, id="mine")
+    assert (record.architecture.mean, record.colours_from) == ((0.5, 0.4, 0.3), "processor_config.json")
+
+
+@pytest.mark.parametrize(
+    ("processor", "size"),
+    [
+        ({"size": {"height": 96, "width": 80}}, (96, 80)),
+        ({"size": {"shortest_edge": 112}}, (112, 112)),
+        ({"size": {"shortest_edge": 112}, "do_center_crop": True, "crop_size": {"height": 64, "width": 64}}, (64, 64)),
+        ({"size": 80}, (80, 80)),
+        ({"size": {"longest_edge": 80}}, (224, 224)),
+        ({"size": "large"}, (224, 224)),
+        ({"size": 1 << 40}, (224, 224)),
+        ({}, (224, 224)),
+    ],
+)
+def test_the_size_of_a_network_that_takes_any_is_that_of_the_processor(
+    processor: dict[str, object], size: tuple[int, int], tmp_path: Path
+) -> None:
+    from foreign_models import randomised, saved
+    from transformers import ResNetConfig, ResNetModel
+
+    config = ResNetConfig(hidden_sizes=[32, 48, 64, 80], depths=[1, 1, 1, 1], layer_type="basic")
+    folder = saved(randomised(ResNetModel(config)), tmp_path / "resnet")
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    assert import_backbone(folder, id="mine").architecture.input_size == size
+
+
+def test_what_an_import_leaves_out_is_counted_by_part() -> None:
+    kept = ["model.vision_tower.embeddings.weight", *(f"model.vision_tower.layers.{n}.attn.weight" for n in (0, 1))]
+    out = [
+        *(f"model.language_model.layers.{n}.weight" for n in range(7)),
+        *(f"model.vision_tower.layers.{n}.attn.relative_position_index" for n in range(2)),
+        "model.vision_tower.embeddings.mask_token",
+        "classifier.weight",
+        "classifier.bias",
+    ]
+    counted = parts_of(out, among=[*kept, *out])
+    assert counted == {"language_model": 7, "relative_position_index": 2, "classifier": 2, "mask_token": 1}
+    assert next(iter(counted)) == "language_model"
+    assert parts_of([], among=kept) == {}
+    many = parts_of([f"part{n}.weight" for n in range(9)] + ["part0.bias"], among=kept)
+    assert (many["part0"], many["other parts"], len(many)) == (2, 5, 5)
 
 
 def test_a_folder_of_the_hubs_cache_is_read_through_its_links(source: Path, tmp_path: Path) -> None:
@@ -241,11 +345,49 @@ def test_a_folder_of_the_hubs_cache_is_read_through_its_links(source: Path, tmp_
     blobs, snapshot = cache / "blobs", cache / "snapshots" / ("0" * 40)
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
+    (source / "LICENSE").write_text("The words.\n")
+    (source / "README.md").write_text("---\nlicense: mit\n---\n")
     for file in source.iterdir():
         blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
         shutil.move(file, blob)
         (snapshot / file.name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
-    assert import_backbone(snapshot, id="mine").source_files == ("model.safetensors",)
+    record = import_backbone(snapshot, id="mine")
+    assert record.source_files == ("model.safetensors",)
+    assert (record.licence, record.licence_name) == ("The words.\n", "mit")
+    # Weights in a folder of the repository's link to the same blobs.
+    inner = snapshot / "vision"
+    inner.mkdir()
+    for link in [file for file in snapshot.iterdir() if file.is_symlink()]:
+        (inner / link.name).symlink_to(Path("..") / link.readlink())
+    assert import_backbone(inner, id="inner").licence == "The words.\n"
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "LICENCE.txt", "README.md"])
+def test_a_licence_that_links_to_elsewhere_is_left_out_and_told(
+    name: str, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "secret").write_text("---\nlicense: a secret\n---\n")
+    (source / name).symlink_to(tmp_path / "secret")
+    record = import_backbone(source, id="mine")
+    assert (record.licence, record.licence_name) == ("", "")
+    assert f"'{name}' beside the weights is a link that leads out of its folder" in caplog.text
+
+
+@pytest.mark.parametrize("through_blob", [True, False])
+def test_a_folder_that_looks_like_the_hubs_cache_brings_no_file_from_elsewhere(
+    through_blob: bool, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "secret").write_text("secret")
+    cache = tmp_path / "models--a--b"
+    snapshot = Path(shutil.copytree(source, cache / "snapshots" / "abc"))
+    if through_blob:
+        (cache / "blobs").mkdir()
+        (cache / "blobs" / "secret").symlink_to(tmp_path / "away" / "secret")
+    else:
+        (cache / "blobs").symlink_to(tmp_path / "away")
+    (snapshot / "LICENSE").symlink_to(Path("..") / ".." / "blobs" / "secret")
+    assert import_backbone(snapshot, id="mine").licence == ""
 
 
 def test_each_librarys_weights_are_read_with_its_own_config(source: Path) -> None:

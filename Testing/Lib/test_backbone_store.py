@@ -6,7 +6,9 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,13 @@ from AnyMC3DLib.backbone_store import (
     METADATA_KEY,
     InstalledBackbone,
     backbone_folder,
+    check_free,
     check_id,
     check_space,
     find_installed,
     install,
     installed,
+    look_into,
     place_of,
     remove,
 )
@@ -253,3 +257,73 @@ def test_a_drive_that_dropped_is_told_in_one_sentence(folder: Path, monkeypatch:
     monkeypatch.setattr(Path, "is_file", gone)
     with pytest.raises(BackboneError, match=r"cannot be read \(Input/output error\): check the drive\."):
         find_installed("mine", folder)
+
+
+GONE = r"The folder of backbones '.*' cannot be read \(Input/output error\): check the drive\."
+
+
+def drop(monkeypatch: pytest.MonkeyPatch, *asked: str) -> None:
+    """Have the drive of every folder gone, whatever of `asked` is asked of it."""
+
+    def gone(self: Path, *_: object, **__: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    for name in asked:
+        monkeypatch.setattr(Path, name, gone)
+
+
+def test_a_folder_on_a_drive_that_dropped_is_told_in_a_warning_and_lists_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(small_vit(), record(), folder)
+    drop(monkeypatch, "iterdir", "exists", "is_dir", "is_file")
+    assert installed(folder) == {}
+    (warning,) = caplog.messages
+    assert re.search(GONE, warning)
+    contents = look_into(folder)
+    assert (contents.there, dict(contents.backbones), len(contents.problems)) == (False, {}, 1)
+
+
+def test_a_drive_that_drops_while_it_is_read_leaves_what_was_read_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        install(small_vit(), record(name), folder)
+    real = Path.open
+
+    def once(self: Path, *how: object) -> object:
+        if self.name != "a.safetensors":
+            raise OSError(5, "Input/output error")
+        return real(self, *how)
+
+    monkeypatch.setattr(Path, "open", once)
+    contents = look_into(folder)
+    assert list(contents.backbones) == ["a"] and len(contents.problems) == 2
+    assert "'b.safetensors' cannot be read (Input/output error)" in contents.problems[0]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [lambda folder: check_free("mine", folder), lambda folder: check_space(folder, 1),
+     lambda folder: install(small_vit(), record(), folder),
+     lambda folder: install(small_vit(), record(), folder, overwrite=True)],
+)  # fmt: skip
+def test_whatever_is_asked_of_a_drive_that_dropped_is_told_in_one_sentence(
+    asked: Callable[[Path], object], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(monkeypatch, "exists", "is_dir")
+    with pytest.raises(BackboneError, match=GONE):
+        asked(folder)
+
+
+def test_a_drive_that_drops_once_it_was_asked_for_space_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(monkeypatch, "is_dir")
+    with pytest.raises(BackboneError, match=GONE):
+        install(small_vit(), record(), folder)
+
+
+def test_an_id_whose_file_is_not_there_is_free_and_a_folder_that_is_not_there_is_told(folder: Path) -> None:
+    check_free("mine", folder)
+    assert not look_into(folder).there
+    folder.mkdir()
+    assert look_into(folder).there

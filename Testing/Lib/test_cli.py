@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from networks import plugin_spec, view, write_plugin
 from shell import anymc3d, findable_backbone, write_medmnist
+from stored import dinov2_folder
 from test_import_weights import packages_loaded_by
 from volumes import GRID, anatomy, straight, study
 
@@ -482,6 +483,37 @@ def test_a_backbone_is_imported_listed_shown_and_removed(
     assert not any(other["installed"] for other in others)
     assert anymc3d("backbone", "remove", "mine") == 0
     assert not list(store.iterdir())
+
+
+def test_an_import_says_from_where_its_colours_are_and_what_it_left_out(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = dinov2_folder(tmp_path / "dinov2")
+    assert anymc3d("backbone", "import", folder, "--as", "assumed") == 0
+    lines = capsys.readouterr().out.splitlines()
+    colours = "mean 0.485, 0.456, 0.406, standard deviation 0.229, 0.224, 0.225"
+    assert lines[2:] == [
+        f"Its colours are {colours}, assumed as usual for DINOv2 since no file beside the weights says.",
+        "Left out: 1 tensor that the network for slices does without (mask_token 1).",
+    ]
+    stated = {"image_processor": {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}}
+    (folder / "processor_config.json").write_text(json.dumps(stated))
+    assert anymc3d("backbone", "import", folder, "--as", "stated") == 0
+    colours = "mean 0.5, 0.5, 0.5, standard deviation 0.25, 0.25, 0.25, from processor_config.json"
+    assert f"Its colours are {colours}." in capsys.readouterr().out.splitlines()
+    assert anymc3d("backbone", "show", "stated") == 0
+    card = capsys.readouterr().out
+    assert colours in card and "mask_token 1" in card
+
+
+def test_a_folder_of_backbones_that_cannot_be_read_leaves_the_list_of_the_others(
+    store: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write_text("no folder")
+    assert anymc3d("backbones") == 0
+    assert "EfficientNet-Lite0" in capsys.readouterr().out
+    (warning,) = caplog.messages
+    assert f"The folder of backbones '{store}' cannot be read (Not a directory): check the drive." in warning
 
 
 def test_an_installed_backbone_is_replaced_only_when_that_is_said(

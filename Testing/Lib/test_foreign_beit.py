@@ -12,7 +12,13 @@ from foreign_models import backbone_of, picture, randomised, saved
 from safetensors.torch import load_file, save_file
 from test_foreign_clip import read
 from torch import Tensor
-from transformers import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling, BeitModel
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    BeitForMaskedImageModeling,
+    BeitForSemanticSegmentation,
+    BeitModel,
+)
 
 from AnyMC3DLib.architecture import Architecture
 from AnyMC3DLib.errors import BackboneError
@@ -199,3 +205,20 @@ def test_tensors_of_another_shape_are_refused_by_name(tmp_path: Path) -> None:
 def test_another_activation_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="'relu', where timm's BEiT has GELU"):
         read(saved(beit(**OF_LAYERS, hidden_act="relu"), tmp_path), TransformersBEiT())
+
+
+def test_a_model_of_regions_has_no_norm_and_its_tokens_are_standardised_alone(tmp_path: Path) -> None:
+    config = BeitConfig(**{**SIZES, "num_hidden_layers": 4, "out_indices": [1, 2, 3, 4]}, **OF_LAYERS)
+    model = randomised(BeitForSemanticSegmentation(config))
+    weights = read(saved(model, tmp_path), TransformersBEiT())
+    slices = picture((32, 32))
+    with torch.no_grad():
+        tokens = model.beit(slices).last_hidden_state
+        embedding = backbone_of(weights).encode(slices).embedding
+    expected = torch.nn.functional.layer_norm(tokens[:, 1:].mean(dim=1), (48,), eps=1e-12)
+    torch.testing.assert_close(embedding, expected, rtol=0, atol=1e-4)
+    assert any(name.startswith("decode_head.") for name in weights.dropped)
+    without = load_file(tmp_path / "model.safetensors")
+    save_file({n: t for n, t in without.items() if not n.startswith("decode_head.")}, tmp_path / "model.safetensors")
+    with pytest.raises(BackboneError, match=r"lacks the tensor 'norm\.weight'"):
+        read(tmp_path, TransformersBEiT())

@@ -223,3 +223,19 @@ def test_an_unknown_tensor_outside_of_the_network_is_refused(tmp_path: Path) -> 
     save_file({**state, "adapter.weight": torch.ones(2)}, folder / "model.safetensors")
     with pytest.raises(BackboneError, match=r"adapter\.weight"):
         read_weights(folder)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_of_16_bits_is_added_up_in_32_as_its_own_library_does(size: tuple[int, int], tmp_path: Path) -> None:
+    folder = saved(transformers_model(registers=3).to(torch.bfloat16), tmp_path)
+    own = Dinov2WithRegistersModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    weights = read_weights(folder)
+    assert {tensor.dtype for tensor in weights.model.state_dict().values()} == {torch.float32}
+    kept = own.embeddings
+    wanted = kept.cls_token + kept.position_embeddings[:, :1]
+    torch.testing.assert_close(weights.model.cls_token, wanted, rtol=0, atol=0)
+    slices = picture(size)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            weights.model.forward_features(slices), own(slices).last_hidden_state, rtol=0, atol=1e-4
+        )

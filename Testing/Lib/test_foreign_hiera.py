@@ -9,7 +9,7 @@ import timm
 import torch
 from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
 from torch import Tensor, nn
-from transformers import HieraConfig, HieraForImageClassification, HieraModel
+from transformers import HieraConfig, HieraForImageClassification, HieraForPreTraining, HieraModel
 
 from AnyMC3DLib.errors import BackboneError
 from AnyMC3DLib.foreign.checkpoint import Checkpoint
@@ -50,6 +50,20 @@ def test_the_original_repositorys_file_gives_the_same_weights_and_network(tmp_pa
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert other.dropped == ("head.projection.weight",)
+
+
+@torch.no_grad()
+def test_the_decoder_of_masked_slices_is_left_out_and_the_encoders_norm_is_kept(tmp_path: Path) -> None:
+    config = HieraConfig(**SMALL, decoder_hidden_size=16, decoder_depth=1, decoder_num_heads=2)
+    theirs, x = randomised(HieraForPreTraining(config)), picture((64, 64))
+    weights = read_weights(saved(theirs, tmp_path / "model"))
+    # As a part of the whole it masks slices.
+    alone = HieraModel(config, add_pooling_layer=False).eval()
+    alone.load_state_dict(theirs.hiera.state_dict())
+    expected = alone(x).last_hidden_state
+    torch.testing.assert_close(weights.model.forward_features(x), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(weights.model.head.norm.weight, theirs.encoder_norm.weight)
+    assert all(name.startswith(("decoder.", "multiscale_fusion.")) for name in weights.dropped)
 
 
 @pytest.mark.parametrize("name", ["hiera_small_224", "hiera_base_plus_224"])

@@ -22,6 +22,7 @@ from transformers import (
     SamVisionModel,
 )
 
+from AnyMC3DLib.architecture import IMAGENET_MEAN, IMAGENET_STD
 from AnyMC3DLib.errors import BackboneError
 from AnyMC3DLib.foreign.checkpoint import Checkpoint
 from AnyMC3DLib.foreign.reading import read_weights
@@ -75,6 +76,18 @@ def test_sams_original_file_gives_the_same_weights_and_network(tmp_path: Path, p
     assert digest_of(one.model) == digest_of(other.model)
     assert one.architecture == other.architecture
     assert set(other.dropped) == (set(beside) if prefix else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [("medsam_vit_b.pth", (0, 0, 0), (1, 1, 1)), ("sam_vit_b_01ec64.pth", IMAGENET_MEAN, IMAGENET_STD)],
+)
+def test_medsam_takes_slices_from_0_to_1_as_they_are(tmp_path: Path, name: str, mean: tuple, std: tuple) -> None:
+    one = read_weights(saved(randomised(SamVisionModel(sam_config())), tmp_path / "model"))
+    torch.save(original_sam(one.model), tmp_path / name)
+    found = read_weights(tmp_path / name)
+    assert (found.architecture.mean, found.architecture.std) == (mean, std)
+    assert digest_of(found.model) == digest_of(one.model)
 
 
 def test_sams_published_sizes_are_known_by_timms_names_with_the_epsilon_of_its_makers() -> None:

@@ -31,6 +31,9 @@ class Jobs:
     def nothing(self, control: Control) -> None:
         pass
 
+    def evaluate(self, control: Control) -> None:
+        pass
+
     def compute_for_ever(self, control: Control) -> None:
         while True:
             pass

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from hosting import Host, host, qt  # noqa: F401
 from plugin_files import write_plugin_file
+from test_backbones_panel import write_backbone
 from test_module import loaded
+from worker_desk import spin
 
+from AnyMC3DLib.backbone_store import FOLDER_VARIABLE
 from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.volume import Volume, write_volume
 
@@ -32,6 +35,25 @@ def research(host: Host, tmp_path: Path) -> Any:  # noqa: F811
     desk.asked = []
     desk._classify.ask_about = lambda images, card, name: desk.asked.append((images, card.name, name))
     return desk
+
+
+def test_the_train_tab_offers_what_was_found_in_the_folder_of_backbones_once_it_was_read(
+    research: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from AnyMC3DLib import catalogue
+
+    def never() -> None:
+        pytest.fail("the folder was read in the application's thread")
+
+    # Another folder than the one of the fixture, which may be under way.
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "backbones"))
+    monkeypatch.setattr(catalogue, "installed", never)
+    write_backbone(tmp_path / "backbones", "mine")
+    box = research._ui.trainBackboneSelector
+    assert box.findData("mine") < 0
+    research._ui.tabs.setCurrentIndex(2)
+    spin(lambda: box.findData("mine") == 1)
+    assert research._ui.backbonesList.count == 1
 
 
 def card(folder: Path, **fields: Any) -> Any:

@@ -13,13 +13,15 @@ from typing import Any
 import psutil
 import pytest
 import worker_desk
+from AnyMC3DUI.loaded_plugins import LoadedPlugins
 from AnyMC3DUI.worker_client import WorkerClient, worker_environment
 from stand_in_worker import STUBBORN_VARIABLE
 from worker_desk import LongestGap, spin
 
+from AnyMC3DLib.backbone_store import FOLDER_VARIABLE
 from AnyMC3DLib.client import RequestFailed
 from AnyMC3DLib.errors import AnyMC3DError, Cancelled
-from AnyMC3DLib.messages import LogNote, ProgressNote
+from AnyMC3DLib.messages import Evaluate, LogNote, ProgressNote
 from AnyMC3DLib.transport import WorkerDied
 from AnyMC3DLib.workspace import BASE_VARIABLE, sweep
 
@@ -97,6 +99,56 @@ def test_the_first_request_starts_the_worker_and_the_next_ones_find_it(desk: Des
     assert desk.client.ready and psutil.Process(pid).is_running() and desk.client.folder.is_dir()
     assert desk.result("nothing") == {}
     assert (desk.client.pid, desk.client.starts) == (pid, 1)
+
+
+def begin(desk: Desk, job: str) -> None:
+    """Begin a job as the panels do: one of several requests, or one that is a whole job."""
+    came: list[Any] = []
+    if job == "several":
+        desk.client.start(done=came.append, failed=came.append)
+    else:
+        params = Evaluate(plugin="a.safetensors", data="cases.csv")
+        desk.client.request("evaluate", params, done=came.append, failed=came.append)
+    spin(lambda: came)
+
+
+@pytest.mark.parametrize("job", ["several", "whole"])
+def test_the_next_job_looks_for_backbones_in_the_folder_that_was_chosen(
+    desk: Desk, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "one"))
+    desk.result("nothing")
+    first = desk.client.pid
+    begin(desk, job)
+    assert desk.client.pid == first
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "two"))
+    # What belongs to a job that has begun goes to the worker that has begun it.
+    desk.result("nothing")
+    assert desk.client.pid == first
+    begin(desk, job)
+    assert desk.client.pid != first and desk.client.starts == 2
+    assert psutil.Process(desk.client.pid).environ()[FOLDER_VARIABLE] == str(tmp_path / "two")
+    spin(lambda: not psutil.pid_exists(first))
+
+
+def test_work_that_goes_on_is_not_ended_for_another_folder_of_backbones(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = desk.running("wait")
+    first = desk.client.pid
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "two"))
+    begin(desk, "several")
+    assert desk.client.pid == first and not working.came
+    desk.client.cancel(working.call)
+    desk.error(working)
+    book = LoadedPlugins.of(desk.client)
+    book.take(desk)
+    # As while the images of a study are handed over.
+    begin(desk, "whole")
+    assert desk.client.pid == first
+    book.give_back(desk)
+    begin(desk, "whole")
+    assert desk.client.pid != first
 
 
 def test_requests_are_answered_in_their_order_however_early_they_come(desk: Desk) -> None:
