@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .arguments import at_least, seed
-from .commands import backbone, manifest
+from .commands import backbone, benchmark, manifest
 from .errors import AnyMC3DError
 
 DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     backbone.add_parser(commands)
     _add_demo(commands)
     _add_bench(commands)
+    benchmark.add_parser(commands)
     return parser
 
 

@@ -20,7 +20,7 @@ class AttentionFusion(nn.Module):
 
     def forward(self, embeddings: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings [B, S, D] and mask [B, S] (true = a slice) to vectors [B, D] and weights [B, S]."""
-        embeddings = _without_padding(embeddings, mask)
+        embeddings = without_padding(embeddings, mask)
         scores = embeddings @ self.query / math.sqrt(embeddings.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
@@ -35,7 +35,7 @@ class MeanFusion(nn.Module):
         """Embeddings [B, S, D] and mask [B, S] to vectors [B, D] and weights [B, S]."""
         mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=embeddings.device) if mask is None else mask
         weights = mask.to(embeddings.dtype) / mask.sum(dim=1, keepdim=True)
-        return torch.einsum("bs,bsd->bd", weights, _without_padding(embeddings, mask)), weights
+        return torch.einsum("bs,bsd->bd", weights, without_padding(embeddings, mask)), weights
 
 
 class ConcatFusion(nn.Module):
@@ -80,7 +80,8 @@ def _pick(values: Tensor, order: Tensor, place: Tensor) -> tuple[Tensor, Tensor]
     return values.gather(1, index)[:, 0], order.gather(1, index)[:, 0]
 
 
-def _without_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
+def without_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
+    """Embeddings [B, S, D] with zeros where the mask [B, S] has no slice."""
     # 0 * inf is not 0: what stands in padded rows must not matter, whatever it is.
     return embeddings if mask is None else embeddings.masked_fill(~mask[..., None], 0.0)
 

@@ -32,10 +32,10 @@ class PluginNetwork(nn.Module):
     """One member of a plugin: an adapter and a task query for each view, the fusion of views, and the head.
 
     Its state dict is what a plugin file keeps. The backbone is not part of it; the adapters hang on the backbone
-    until `close`.
+    until `close`. `width` is that of the embeddings, where `embed` gives others than the backbone's.
     """
 
-    def __init__(self, spec: PluginSpec, backbone: Backbone, *, check: bool = True) -> None:
+    def __init__(self, spec: PluginSpec, backbone: Backbone, *, check: bool = True, width: int | None = None) -> None:
         super().__init__()
         odd = [view.name for view in spec.views if hasattr(nn.ModuleDict(), view.name)]
         if odd:
@@ -43,7 +43,7 @@ class PluginNetwork(nn.Module):
         self.spec = spec
         # In a tuple, so that the backbone is not registered as a part of this module.
         self._backbone = (backbone,)
-        width = backbone.embed_dim
+        self.width = width = width or backbone.embed_dim
         targets = select_targets(backbone.model, spec.lora, kind=backbone.kind)
         self.adapters = nn.ModuleDict({v.name: Adapter(targets, spec.lora) for v in spec.views} if targets else {})
         self.fusions = nn.ModuleDict({view.name: make_fusion(spec.fusion.kind, width) for view in spec.views})
@@ -65,6 +65,11 @@ class PluginNetwork(nn.Module):
     def backbone(self) -> Backbone:
         """The frozen backbone."""
         return self._backbone[0]
+
+    @property
+    def embeds_by(self) -> str:
+        """How slices are embedded while nothing is trained yet: networks that say the same embed alike."""
+        return "backbone"
 
     def _attach(self, check: bool) -> None:
         for name, key in self._keys.items():
@@ -108,6 +113,10 @@ class PluginNetwork(nn.Module):
         place[kept] = torch.arange(len(kept), device=slices.device)
         return self.encode(view, slices[kept]).embedding[place]
 
+    def condensed(self, embeddings: Tensor) -> Tensor:
+        """What is kept of a study's embeddings [S, D] of one view where they are computed once and used often."""
+        return embeddings
+
     def standardise(self, view: str, embeddings: Tensor) -> Tensor:
         """Shift and scale embeddings [..., D] where the head asks for it."""
         if not self.spec.head.standardise:
@@ -137,9 +146,8 @@ class PluginNetwork(nn.Module):
         """
         if self.spec.fusion.kind not in ("attention", "mean"):
             return None
-        width = self.backbone.embed_dim
-        place = [v.name for v in self.spec.views].index(view) if self.head.in_features > width else 0
-        vectors = [*self.head.weight[:, place * width : (place + 1) * width]]
+        place = [v.name for v in self.spec.views].index(view) if self.head.in_features > self.width else 0
+        vectors = [*self.head.weight[:, place * self.width : (place + 1) * self.width]]
         vectors += [fusion.query for fusion in (self.view_fusion, self.fusions[view]) if hasattr(fusion, "query")]
         span = torch.stack(vectors).detach()
         return span * getattr(self, f"scale_{view}") if self.spec.head.standardise else span

@@ -1,4 +1,4 @@
-"""`anymc3d manifest check` and `anymc3d manifest make`."""
+"""`anymc3d manifest check`, `anymc3d manifest make` and `anymc3d manifest convert`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..arguments import at_least, seed
+from ..benchmark.converters import KINDS
 from ..errors import InputError
 from ..terminal import ProgressDisplay, show, show_table
 
@@ -42,6 +43,35 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     medmnist.add_argument("--task", metavar="FILE", help="the task whose classes name the labels")
     medmnist.add_argument("--limit", type=at_least(1), metavar="N", help="take the first N cases of each split alone")
     medmnist.add_argument("--replace", action="store_true", help="replace a table that is there")
+    _add_convert(actions)
+
+
+def _add_convert(actions: argparse._SubParsersAction) -> None:
+    parser = _add(
+        actions, "convert", "convert", "Make a table from a public data set, in the layout it is published in."
+    )
+    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("source", metavar="FOLDER", help="where the data set lies (medmnist: its .npz file)")
+    parser.add_argument("--out", required=True, metavar="TABLE", help="the CSV file to write")
+    parser.add_argument(
+        "--task", default="", metavar="NAME", help="the task that it is for (rsna-abdominal: which organ)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the split (default: %(default)s)")
+    parser.add_argument(
+        "--shares",
+        type=_shares,
+        default="0.7,0.1,0.2",
+        metavar="LIST",
+        help="of train, val and test, by patient; where the test set is official, train and val in their ratio "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--one-series",
+        action="store_true",
+        help="of several series take one: of the highest aortic HU (rsna-abdominal), the first of a scan (ct-rate)",
+    )
+    parser.add_argument("--images", metavar="FOLDER", help="where mrnet and medmnist write their images")
+    parser.add_argument("--replace", action="store_true", help="replace a table and images that are there")
 
 
 def _add(actions: argparse._SubParsersAction, name: str, function: str, text: str) -> argparse.ArgumentParser:
@@ -123,6 +153,29 @@ def make_medmnist(options: argparse.Namespace) -> None:
             options.file, options.out, classes=classes, limit=options.limit, replace=options.replace, progress=progress
         )
     _say(Path(options.out) / MANIFEST, count)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Make a table from a public data set, and say what a person has to know of it."""
+    from ..benchmark.converters.common import Order
+    from ..benchmark.converters.convert import convert as convert_data_set
+
+    train, val, test = options.shares
+    with ProgressDisplay() as progress:
+        order = Order(
+            table=Path(options.out),
+            task=options.task,
+            shares=(train, val, test),
+            seed=options.seed,
+            one_series=options.one_series,
+            images=Path(options.images) if options.images else None,
+            replace=options.replace,
+            progress=progress,
+        )
+        converted = convert_data_set(options.kind, options.source, order)
+    for note in converted.notes:
+        show(note)
+    _say(options.out, converted.cases)
 
 
 def _how(options: argparse.Namespace) -> Mapping[str, object]:

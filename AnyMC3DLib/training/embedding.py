@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..model import PluginNetwork, padded
 from ..spec import ViewSpec
+from .feature_cache import FeatureCache, key_of
 from .processes import Processes
 from .slices import CutCases, SliceStacks
 
@@ -28,18 +29,41 @@ CASES_AT_ONCE = 64
 class Embedder:
     """Embeds cases without gradients, in single precision as all figures are; several processes share the work.
 
-    `check` is called between pieces of the work and may raise to end it; `report` is told how far it is.
+    `check` is called between pieces of the work and may raise to end it; `report` is told how far it is. What a frozen
+    backbone gives is kept in `features`, for other trainings.
     """
 
     def __init__(
-        self, network: PluginNetwork, *, check: Callable[[], None], report: Report, processes: Processes | None = None
+        self,
+        network: PluginNetwork,
+        *,
+        check: Callable[[], None],
+        report: Report,
+        processes: Processes | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         self.network, self._check, self._report = network, check, report
-        self._processes = processes or Processes()
+        self._processes, self._features = processes or Processes(), features
 
-    def embed(self, cases: CutCases, *, step: str) -> list[Embeddings]:
-        """The slice embeddings [S, D] of each case and view, on the CPU."""
+    def embed(self, cases: CutCases, *, step: str, frozen: bool = False) -> list[Embeddings]:
+        """The slice embeddings [S, D] of each case and view, on the CPU; `frozen` if nothing before was trained."""
         own = self._processes.share(cases.stacks)
+        if frozen and self._features is not None:
+            return self._processes.whole(self._kept(own, self._features, step))
+        return self._processes.whole(self._embedded(own, step))
+
+    def _kept(self, stacks: Sequence[SliceStacks], features: FeatureCache, step: str) -> list[Embeddings]:
+        """From the cache, and what is not there put there."""
+        keys = [key_of(self.network, each) for each in stacks]
+        found = features.find(keys)
+        missing = [number for number, key in enumerate(keys) if key not in found]
+        new = self._embedded([stacks[number] for number in missing], step)
+        fresh = {keys[number]: embeddings for number, embeddings in zip(missing, new, strict=True)}
+        features.keep(fresh)
+        found |= fresh
+        return [found[key] for key in keys]
+
+    def _embedded(self, own: Sequence[SliceStacks], step: str) -> list[Embeddings]:
         result: list[Embeddings] = []
         self.network.backbone.set_precision(torch.float32)
         for group in _small_groups(own):
@@ -49,14 +73,14 @@ class Embedder:
                 together = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
                 parts = torch.cat(list(self._encoded(view, together)))
                 for study, part in zip(embedded, parts.split([len(array) for array in arrays]), strict=True):
-                    study[view.name] = part
+                    study[view.name] = self.network.condensed(part)
             result += embedded
             self._report(step, len(result), len(own))
-        return self._processes.whole(result)
+        return result
 
-    def predict(self, cases: CutCases, *, step: str) -> npt.NDArray[np.float64]:
+    def predict(self, cases: CutCases, *, step: str, frozen: bool = False) -> npt.NDArray[np.float64]:
         """Probabilities [N, classes] of the cases."""
-        return probabilities_from(self.network, self.embed(cases, step=step))
+        return probabilities_from(self.network, self.embed(cases, step=step, frozen=frozen))
 
     def _encoded(self, view: ViewSpec, array: npt.NDArray[np.floating]) -> Iterator[Tensor]:
         height, width = array.shape[2:]

@@ -77,8 +77,8 @@ class _Recording(Embedder):
 
     last: Sequence[Embeddings] = ()
 
-    def embed(self, cases: CutCases, *, step: str) -> list[Embeddings]:
-        self.last = super().embed(cases, step=step)
+    def embed(self, cases: CutCases, *, step: str, frozen: bool = False) -> list[Embeddings]:
+        self.last = super().embed(cases, step=step, frozen=frozen)
         return self.last
 
 

@@ -28,4 +28,4 @@ def with_method(task: TaskSpec, method: Method) -> TaskSpec:
     if method == "probe":
         plugin = dataclasses.replace(plugin, fusion=FusionSpec(kind="mean", views="concat"))
     recipe = dataclasses.replace(recipe, method="frozen" if method == "probe" else method)
-    return TaskSpec(plugin=plugin, training=recipe)
+    return dataclasses.replace(task, plugin=plugin, training=recipe)

@@ -75,11 +75,11 @@ class WarmUp:
     def begin(self) -> None:
         """Embed all cases once."""
         setting = self._setting
-        self._embeddings = setting.embedder.embed(setting.train, step="Embedding training slices")
+        self._embeddings = setting.embedder.embed(setting.train, step="Embedding training slices", frozen=True)
         if setting.network.spec.head.standardise:
             fit_standardisation(setting.network, self._embeddings)
         if setting.validation is not None and self.epochs:
-            self._held = setting.embedder.embed(setting.validation, step="Embedding validation slices")
+            self._held = setting.embedder.embed(setting.validation, step="Embedding validation slices", frozen=True)
 
     def factor(self, step: int) -> float:
         """Of the learning rate: constant."""

@@ -29,6 +29,7 @@ from ..spec import PluginSpec
 from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .checkpoint import CheckpointStore
+from .feature_cache import FeatureCache
 from .metrics import accuracy, auc, bootstrap
 from .operating_curve import operating_figures
 from .pixel_supervision import PixelDecoder
@@ -73,6 +74,17 @@ class TrainingResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class Build:
+    """What is trained: a network for a spec and a backbone, and what becomes of the cases' slices before it."""
+
+    network: Callable[[PluginSpec, Backbone], PluginNetwork]
+    arranged: Callable[[CutCases], CutCases] = lambda cases: cases
+
+
+PLUGIN_BUILD = Build(PluginNetwork)
+
+
+@dataclasses.dataclass(frozen=True)
 class Keeping:
     """Where a run keeps its state, so that it can go on after an interruption; None keeps nothing.
 
@@ -109,6 +121,8 @@ def train_plugin(
     allow_unreadable: int = 0,
     processes: Processes | None = None,
     on_epoch: Callable[[EpochResult], None] | None = None,
+    build: Build = PLUGIN_BUILD,
+    features: FeatureCache | None = None,
 ) -> TrainingResult:
     """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit.
 
@@ -116,8 +130,11 @@ def train_plugin(
     cancelled one raises Cancelled and writes nothing, a suspended one raises Suspended and can go on if it is `keeping`
     its state. The test cases are looked at once, at the end. With several `processes` all call this with the same
     arguments, and the first writes. A whole backbone that was trained (`method` "full") is no plugin: `out` is None.
-    `on_epoch` is told what each epoch gave, of a run that goes on its past ones first.
+    `on_epoch` is told what each epoch gave, of a run that goes on its past ones first. A `build` other than the
+    plugin's own is no plugin either. Embeddings of the frozen backbone are kept in `features`.
     """
+    if build is not PLUGIN_BUILD and out is not None:
+        raise InputError(f"What '{task.plugin.name}' is built as is no plugin: it cannot be written to '{out}'.")
     control, processes = control or Control(), processes or Processes()
     progress = _asking(control, progress)
     spec = prepare_spec(task, backbone)
@@ -130,13 +147,15 @@ def train_plugin(
     )  # fmt: skip
     check_classes(train, spec)
     check_patients(train, validation, test)
+    train, validation, test = (cases and build.arranged(cases) for cases in (train, validation, test))
     torch.manual_seed(task.training.seed)
     with networks_own(backbone, whole=task.training.method == "full"):
-        network = PluginNetwork(spec, backbone).to(backbone.device)
+        network = build.network(spec, backbone).to(backbone.device)
         try:
             trainer = Trainer(
                 network, task.training, mode=mode, progress=progress, control=control, processes=processes,
                 store=store, fingerprint=_fingerprint(spec, task, train, validation), on_epoch=on_epoch,
+                features=features,
             )  # fmt: skip
             trainer.fit(train, validation)
             result = _result_of(trainer, task, spec, train, validation)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 from ..errors import InputError
 from ..records import Record
 from ..resources import resource
 from ..spec import PluginSpec
+from .about import About
 from .augmentation_spec import AugmentationSpec
 from .objective_spec import ObjectiveSpec, PixelSpec
 
@@ -70,10 +72,11 @@ class TrainingSpec(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec(Record):
-    """A plugin to be and its recipe."""
+    """A plugin to be and its recipe. `about` tells of the data; neither the training nor the plugin depends on it."""
 
     plugin: PluginSpec
     training: TrainingSpec = TrainingSpec()
+    about: About | None = None
 
     def __post_init__(self) -> None:
         if self.plugin.lora.rank == 0 and self.training.method != "full" and self.training.warm_up_epochs == 0:
@@ -86,19 +89,40 @@ class TaskSpec(Record):
             raise InputError("Without adapters masks teach the plugin nothing: set the weight of pixels to 0.")
 
 
+def task_names() -> list[str]:
+    """The names that `read_task` knows: those of `Resources/Tasks` and of the sets of MedMNIST."""
+    return sorted({*_files_by_name(), *_of_medmnist().medmnist_names()})
+
+
 def read_task(name: str | Path) -> TaskSpec:
-    """A task from a JSON file, or by the name of one of `Resources/Tasks`; raises InputError if it is wrong."""
+    """A task from a JSON file, or by one of `task_names`; raises InputError if it is wrong.
+
+    A file of `Resources/Tasks` comes before a set of MedMNIST of the same name.
+    """
     place = Path(name)
     if not place.is_file():
-        known = sorted(path.stem for path in resource("Tasks").glob("*.json"))
-        if str(name) not in known:
-            raise InputError(f"There is no task file '{name}': give a JSON file, or one of {', '.join(known)}.")
-        place = resource("Tasks", f"{name}.json")
+        files = _files_by_name()
+        if str(name) not in files and str(name) in _of_medmnist().medmnist_names():
+            return _of_medmnist().medmnist_task(str(name))
+        if str(name) not in files:
+            raise InputError(f"There is no task file '{name}': give a JSON file, or one of {', '.join(task_names())}.")
+        place = files[str(name)]
     try:
         data: Any = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"The task file '{place.name}' is not JSON: {error}.") from error
     return task_from(data, where=f"The task file '{place.name}'")
+
+
+def _files_by_name() -> dict[str, Path]:
+    return {place.stem: place for place in resource("Tasks").glob("*.json")}
+
+
+def _of_medmnist() -> ModuleType:
+    # That module builds its tasks with this one's functions.
+    from ..benchmark import medmnist
+
+    return medmnist
 
 
 def task_from(data: Any, *, where: str) -> TaskSpec:

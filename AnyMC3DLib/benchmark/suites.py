@@ -1,0 +1,154 @@
+"""A suite: a YAML file that spans rows over axes, and the questions that they answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+from ..records import Record
+from ..resources import resource
+from .config import RowConfig
+from .datasets import Dataset, find_dataset
+from .methods import find_method
+from .questions import Question
+
+# The axes of a block and the fields of a row that they span.
+AXES: Mapping[str, str] = {
+    "methods": "method",
+    "backbones": "backbone",
+    "pretrained": "pretrained",
+    "sizes": "size",
+    "shares": "share",
+    "fusions": "fusion",
+    "ranks": "rank",
+    "targets": "targets",
+    "views": "views",
+    "pixels": "pixels",
+    "seeds": "seed",
+}
+SINGLE = ("epochs", "budget_minutes", "recipe", "weights")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetSpec(Record):
+    """Which dataset: its name, and where its task and data are if not where its name says."""
+
+    name: str
+    task: str = ""
+    data: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block(Record):
+    """Rows that are every combination of the values of these axes; one that is left out has the task's own value."""
+
+    methods: tuple[str, ...]
+    datasets: tuple[str, ...] | None = None
+    backbones: tuple[str, ...] = ("efficientnet_lite0",)
+    pretrained: tuple[bool, ...] = (True,)
+    sizes: tuple[int, ...] | None = None
+    shares: tuple[float, ...] = (1.0,)
+    fusions: tuple[str, ...] | None = None
+    ranks: tuple[int, ...] | None = None
+    targets: tuple[tuple[str, ...], ...] | None = None
+    views: tuple[tuple[str, ...], ...] | None = None
+    pixels: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] = (0,)
+    epochs: int | None = None
+    budget_minutes: float | None = None
+    recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str = ""
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            find_method(method)
+        if self.extra:
+            known = ", ".join((*AXES, "datasets", *SINGLE))
+            raise InputError(f"A block of rows has no field '{next(iter(self.extra))}': it has {known}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite(Record):
+    """What is compared, on what, and why."""
+
+    name: str
+    title: str
+    about: str = ""
+    datasets: tuple[DatasetSpec, ...] = ()
+    rows: tuple[Block, ...] = ()
+    questions: tuple[Question, ...] = ()
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.rows or not self.datasets:
+            raise InputError(f"The suite '{self.name}' has no rows or no datasets: give it both.")
+        if self.extra:
+            raise InputError(f"A suite has no field '{next(iter(self.extra))}': check its spelling.")
+        known = {dataset.name for dataset in self.datasets}
+        for block in self.rows:
+            odd = sorted(set(block.datasets or ()) - known)
+            if odd:
+                raise InputError(
+                    f"The suite '{self.name}' has no dataset '{odd[0]}': it has {', '.join(sorted(known))}."
+                )
+
+    def found(self, data: Path) -> tuple[dict[str, Dataset], list[str]]:
+        """Its datasets that have data in the folder `data`, and the names of those that have none."""
+        beside = Path(self.folder) if self.folder else None
+        found = {d.name: find_dataset(d.name, data, task=d.task, data=d.data, beside=beside) for d in self.datasets}
+        return {n: d for n, d in found.items() if d is not None}, [n for n, d in found.items() if d is None]
+
+    def configs(self, datasets: Mapping[str, Dataset]) -> list[RowConfig]:
+        """The rows of the datasets that are there, each once, in the suite's order."""
+        rows: dict[str, RowConfig] = {}
+        for block in self.rows:
+            for name in block.datasets or [d.name for d in self.datasets]:
+                if name in datasets:
+                    for config in _spanned(block, datasets[name]):
+                        rows.setdefault(config.key, config)
+        return list(rows.values())
+
+
+def ready_suites() -> list[str]:
+    """The names of the suites that come along."""
+    return sorted(place.stem for place in resource("Suites").glob("*.yaml"))
+
+
+def read_suite(name: str | Path) -> Suite:
+    """A suite from a YAML file, or by the name of a ready one; raises InputError if it is wrong."""
+    place = Path(name)
+    own = place.is_file()
+    if not own:
+        if str(name) not in ready_suites():
+            raise InputError(f"There is no suite '{name}': give a YAML file, or one of {', '.join(ready_suites())}.")
+        place = resource("Suites", f"{name}.yaml")
+    try:
+        data = yaml.safe_load(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"The suite '{place.name}' cannot be read: {' '.join(str(error).split())}.") from error
+    where = f"The suite '{place.name}'"
+    if not isinstance(data, dict):
+        raise InputError(f"{where} must hold fields such as 'datasets' and 'rows'.")
+    datasets = data.get("datasets")
+    if isinstance(datasets, list):
+        data["datasets"] = [{"name": each} if isinstance(each, str) else each for each in datasets]
+    folder = {"folder": str(place.resolve().parent)} if own else {}
+    return Suite.from_dict({"name": place.stem, **data, **folder}, where=where)
+
+
+def _spanned(block: Block, dataset: Dataset) -> Iterator[RowConfig]:
+    values: list[Sequence[Any]] = [getattr(block, axis) or (None,) for axis in AXES]
+    single = {name: getattr(block, name) for name in SINGLE}
+    for combination in itertools.product(*values):
+        given = dict(zip(AXES.values(), combination, strict=True))
+        if not find_method(given["method"]).takes_backbone:
+            given |= {"backbone": "", "pretrained": bool(block.weights)}
+        yield RowConfig(
+            dataset=dataset.name, task=dataset.task_digest, data=dataset.data_digest, **given, **single
+        )  # fmt: skip
