@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     results = Path(options.results)
-    suite, datasets, configs = _asked(options)
+    suite, datasets, configs, remarks = _asked(options)
     running = Running(
         results=results,
         cache=Path(options.cache) if options.cache else results / "cache",
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
     told = f"{summary.done} rows computed, {summary.there} were there, {summary.failed} failed"
     show(f"{told}, {summary.elsewhere} are another process's." if summary.elsewhere else f"{told}.")
     if not options.no_report:
-        _write(options, suite, datasets, configs)
+        _write(options, suite, datasets, configs, remarks)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -112,14 +112,11 @@ def status(options: argparse.Namespace) -> None:
     """Say how far a suite is."""
     from ..benchmark.rows import ResultsTable
 
-    _, _, configs = _asked(options)
+    _, _, configs, _ = _asked(options)
     table = ResultsTable(options.results)
     rows = [(config, table.row(config.key)) for config in configs]
-    shown = [
-        [config.key, config.dataset, config.method, config.backbone, *_place(config), row.status if row else "missing"]
-        for config, row in rows
-    ]
-    show_table("Rows", ["row", "dataset", "method", "backbone", "size", "share", "seed", "status"], shown)
+    shown = [[config.key, _in_words(config), row.status if row else "missing"] for config, row in rows]
+    show_table("Rows", ["row", "what", "status"], shown)
     for config, row in rows:
         if row and row.error:
             show(f"{config.key}: {row.error}")
@@ -127,12 +124,8 @@ def status(options: argparse.Namespace) -> None:
     show(f"{counts['done']} done, {counts['failed']} failed, {len(rows) - sum(counts.values())} missing.")
 
 
-def _place(config: RowConfig) -> list[str]:
-    return ["" if config.size is None else str(config.size), f"{config.share:g}", str(config.seed)]
-
-
-def _asked(options: argparse.Namespace) -> tuple[Suite, dict[str, Dataset], list[RowConfig]]:
-    """The suite, its datasets that are there, and the rows that are asked for."""
+def _asked(options: argparse.Namespace) -> tuple[Suite, dict[str, Dataset], list[RowConfig], list[str]]:
+    """The suite, its datasets that are there, the rows that are asked for, and what is to be said of them."""
     from ..benchmark.suites import read_suite
     from .common import split_list
 
@@ -140,8 +133,9 @@ def _asked(options: argparse.Namespace) -> tuple[Suite, dict[str, Dataset], list
     if not data.is_dir():
         raise InputError(f"There is no folder '{data}': give the one that the datasets' files lie in.")
     datasets, absent = suite.found(data)
-    if absent:
-        sys.stderr.write(f"No data in '{data}' of {', '.join(absent)}: their rows are left out.\n")
+    remarks = [f"There were no data of {', '.join(absent)}: their rows are left out."] if absent else []
+    for remark in remarks:
+        sys.stderr.write(f"{remark}\n")
     if not datasets:
         raise InputError(f"The folder '{data}' has data of none of the suite's datasets: see `docs/benchmark.md`.")
     wanted = {name: split_list(getattr(options, f"{name}s")) for name in ("dataset", "method", "seed")}
@@ -152,11 +146,15 @@ def _asked(options: argparse.Namespace) -> tuple[Suite, dict[str, Dataset], list
         if odd:
             raise InputError(f"The suite has no {name} '{odd[0]}': it has {', '.join(sorted(known))}.")
         configs = [config for config in configs if not values or str(getattr(config, name)) in values]
-    return suite, datasets, configs
+    return suite, datasets, configs, remarks
 
 
 def _write(
-    options: argparse.Namespace, suite: Suite, datasets: dict[str, Dataset], configs: Sequence[RowConfig]
+    options: argparse.Namespace,
+    suite: Suite,
+    datasets: dict[str, Dataset],
+    configs: Sequence[RowConfig],
+    remarks: Sequence[str],
 ) -> None:
     from ..benchmark.report import write_report
     from ..benchmark.rows import ResultsTable
@@ -168,6 +166,7 @@ def _write(
         title=suite.title,
         folder=Path(options.results) / "reports" / suite.name,
         tasks={name: dataset.task for name, dataset in datasets.items()},
+        remarks=remarks,
     )
     show(f"The report is '{page}'.")
 
@@ -234,10 +233,14 @@ class _Display:
 def _in_words(config: RowConfig) -> str:
     facts = [config.dataset, config.method, config.backbone, "" if config.pretrained else "random weights"]
     facts += [
-        f"{config.size} pixels" if config.size else "",
+        f"size {config.size}" if config.size else "",
         f"{config.share:.0%} of the data" if config.share < 1 else "",
     ]
-    facts += [config.fusion or "", f"seed {config.seed}"]
+    facts += [
+        f"{config.fusion} fusion" if config.fusion else "",
+        f"rank {config.rank}" if config.rank else "",
+        f"seed {config.seed}",
+    ]
     return ", ".join(fact for fact in facts if fact)
 
 
