@@ -42,6 +42,16 @@ class Method:
     # Whether it looks at slices through a 2D backbone that is chosen apart from the method.
     takes_backbone: ClassVar[bool] = True
 
+    @property
+    def warms_up(self) -> bool:
+        """Whether it learns on frozen embeddings, first or alone."""
+        return True
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it trains what lies before the embeddings."""
+        return True
+
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """The task as this method trains it under `config`; raises InputError where they do not fit."""
         raise NotImplementedError
@@ -62,6 +72,11 @@ class OnSlices(Method):
     """What a plugin's parts make: adapters or none, a fusion, a linear head; or the whole backbone with them."""
 
     way: PluginMethod = "lora"
+
+    @property
+    def tunes(self) -> bool:
+        """Where there are adapters, or the whole backbone learns."""
+        return self.way in ("lora", "full")
 
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """With the adapters, the fusion and the views that `config` names."""
@@ -98,6 +113,11 @@ class OnVolumes(Method):
 
     takes_backbone: ClassVar[bool] = False
 
+    @property
+    def warms_up(self) -> bool:
+        """Not on the embeddings of a network that knows nothing."""
+        return False
+
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """The first view's volume, as many voxels a side as the size says, never scaled to what is in it."""
         _none_of(self, config, "fusion", "rank", "targets", "views", "backbone")
@@ -133,6 +153,11 @@ class OnVolumes(Method):
 
 class RandomProjection(Method):
     """Raptor: patch tokens of a frozen backbone under one random projection, averaged over slices of three axes."""
+
+    @property
+    def tunes(self) -> bool:
+        """Nothing before the linear layer learns."""
+        return False
 
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """A linear layer on standardised features; a task of one view is looked at along all three axes."""

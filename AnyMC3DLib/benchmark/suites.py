@@ -15,7 +15,7 @@ from ..records import Record
 from ..resources import resource
 from .config import RowConfig
 from .datasets import Dataset, find_dataset
-from .methods import find_method
+from .methods import Method, find_method
 from .questions import Question
 
 # The axes of a block and the fields of a row that they span.
@@ -46,7 +46,11 @@ class DatasetSpec(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block(Record):
-    """Rows that are every combination of the values of these axes; one that is left out has the task's own value."""
+    """Rows that are every combination of the values of these axes; one that is left out has the task's own value.
+
+    A share s of the cases is trained for s^-`more_epochs` times as many epochs: 0 keeps their number, and a small share
+    is hardly trained; 1 keeps the number of steps.
+    """
 
     methods: tuple[str, ...]
     datasets: tuple[str, ...] | None = None
@@ -64,12 +68,15 @@ class Block(Record):
     budget_minutes: float | None = None
     recipe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ""
+    more_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         for method in self.methods:
             find_method(method)
+        if not 0 <= self.more_epochs <= 1:
+            raise InputError(f"The exponent more_epochs must lie within 0 to 1, but is {self.more_epochs:g}.")
         if self.extra:
-            known = ", ".join((*AXES, "datasets", *SINGLE))
+            known = ", ".join((*AXES, "datasets", *SINGLE, "more_epochs"))
             raise InputError(f"A block of rows has no field '{next(iter(self.extra))}': it has {known}.")
 
 
@@ -150,5 +157,19 @@ def _spanned(block: Block, dataset: Dataset) -> Iterator[RowConfig]:
         if not find_method(given["method"]).takes_backbone:
             given |= {"backbone": "", "pretrained": bool(block.weights)}
         yield RowConfig(
-            dataset=dataset.name, task=dataset.task_digest, data=dataset.data_digest, **given, **single
+            dataset=dataset.name, task=dataset.task_digest, data=dataset.data_digest, **given,
+            **{**single, **_longer(block, dataset, find_method(given["method"]), given["share"])},
         )  # fmt: skip
+
+
+def _longer(block: Block, dataset: Dataset, method: Method, share: float) -> dict[str, Any]:
+    """The epochs of a part of the cases, where they are not those of all."""
+    if share == 1 or not block.more_epochs:
+        return {}
+    recipe, factor = dataset.task.training, share**-block.more_epochs
+    warm_up = block.recipe.get("warm_up_epochs", recipe.warm_up_epochs)
+    epochs = recipe.epochs if block.epochs is None else block.epochs
+    longer: dict[str, Any] = {"epochs": round(factor * epochs)} if method.tunes else {}
+    if method.warms_up:
+        longer["recipe"] = {**block.recipe, "warm_up_epochs": round(factor * warm_up)}
+    return longer
