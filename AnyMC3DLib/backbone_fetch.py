@@ -32,6 +32,8 @@ LARGE = 100_000_000
 # Files of the hub's large storage are told by their SHA-256, others by git's own hash.
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REFUSED = (401, 403, 404)
+# Of the HTTP libraries that versions of the hub's client use.
+HTTP_ERRORS = ("httpx", "httpcore", "requests", "urllib3", "http.", "ssl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +71,25 @@ def fetch_backbone(
 ) -> InstalledBackbone:
     """Install the catalogue's backbone `id` with the weights that the hub has, and return its record.
 
-    `accept` is asked before a download that is large or of a size that the hub does not tell, and where the licence is
-    gated or forbids commercial use. `progress` tells bytes. What is in the hub's cache is taken from there, also
-    without a network; a download that was broken off is gone on with. Raises BackboneError if the hub does not give the
-    weights or they are not those it describes, and Cancelled if `accept` says no.
+    `accept` is asked before a download that is large or of a size that the hub does not tell, where a file of the cache
+    cannot be checked, and where the licence is gated or forbids commercial use. `progress` tells bytes. What is in the
+    hub's cache is taken from there, also without a network; a download that was broken off is gone on with. Raises
+    BackboneError if the hub does not give the weights or they are not those it describes, and Cancelled if `accept`
+    says no.
     """
     entry, store = find_listed(id), folder or backbone_folder()
     if not overwrite:
         check_free(id, folder)
     if not any(source.kind == "hub" for source in entry.weights):
         raise BackboneError(
-            f"The weights of '{id}' are not on the hub for this: get them from {entry.hub}, then use 'anymc3d backbone "
-            f"import FILE --as {id}'."
+            f"The weights of '{id}' cannot be fetched by this program: download the folder from {entry.hub}, then use "
+            f"'anymc3d backbone import FOLDER --as {id}'."
         )
     with contextlib.ExitStack() as held:
         with _told(entry, store):
             remote = _look(entry, token)
             if remote.cached:
-                _ask(entry, 0, accept)
+                _ask(entry, 0, accept, checked=bool(remote.digest))
                 file, beside = remote.cached, None
             else:
                 work = fetching_folder(id, store)
@@ -123,7 +126,7 @@ def _cached(repository: str) -> _Remote | None:
     for file in FILES:
         place = try_to_load_from_cache(repository, file)
         if isinstance(place, str):
-            # The cache names a file by what the hub said of it, where the system has links.
+            # The cache names a file by what the hub said of it, unless it was copied or made without links.
             return _Remote(repository, file, tag=Path(place).resolve().name, cached=Path(place))
     return None
 
@@ -142,9 +145,14 @@ def _there(remote: _Remote, folder: Path) -> int:
     return begun(folder / remote.file, remote.size) if remote.tag else 0
 
 
-def _ask(entry: BackboneEntry, missing: int | None, accept: Callable[[str], bool]) -> None:
-    """Raise Cancelled unless a download of `missing` bytes (None: nobody knows) and the licence are agreed to."""
+def _ask(entry: BackboneEntry, missing: int | None, accept: Callable[[str], bool], *, checked: bool = True) -> None:
+    """Raise Cancelled unless a download of `missing` bytes (None: nobody knows) and the licence are agreed to.
+
+    Also where the file is in the cache and not `checked`, since nothing here knows its digest.
+    """
     asked = []
+    if not checked:
+        asked.append("The copy in the hub's cache cannot be checked: it does not say the digest of the file.")
     if missing is None:
         asked.append("The hub does not say how many MB are downloaded.")
     elif missing > LARGE:
@@ -219,7 +227,7 @@ def _sentence(entry: BackboneEntry, error: Exception, store: Path) -> str:
         return f"The hub answered with error {status} for '{entry.id}': try again later."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk of '{store}' is full: free some space and fetch '{entry.id}' again, which goes on from there."
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR):
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR):
         return (
             f"The folder of backbones '{store}' cannot be read or written ({error.strerror}): check the drive, or name "
             "another folder in ANYMC3D_BACKBONES."
@@ -229,7 +237,22 @@ def _sentence(entry: BackboneEntry, error: Exception, store: Path) -> str:
             f"The weights of '{entry.id}' are not in the hub's cache, and HF_HUB_OFFLINE forbids to download them: "
             "unset it, or import a file."
         )
+    if _is_connection(error):
+        return (
+            f"The hub cannot be reached for '{entry.id}', or the connection broke: check the network and HTTPS_PROXY "
+            f"and fetch it again, which goes on from there, or get the file from {entry.hub} elsewhere and import it."
+        )
+    what = " ".join(str(error).split())[:200] or type(error).__name__
     return (
-        f"The hub cannot be reached for '{entry.id}', or the connection broke: check the network and HTTPS_PROXY and "
-        f"fetch it again, which goes on from there, or get the file from {entry.hub} elsewhere and import it."
+        f"'{entry.id}' could not be fetched ({type(error).__name__}: {what}): fetch it again, or get the file from "
+        f"{entry.hub} elsewhere and import it."
     )
+
+
+def _is_connection(error: Exception) -> bool:
+    """Whether the network, or the hub's client on its way through it, has failed."""
+    if isinstance(error, (ConnectionError, TimeoutError, LocalEntryNotFoundError)):
+        return True
+    # Its client says with a bare OSError that less came than was promised.
+    bare = type(error) is OSError and error.errno is None
+    return bare or any(kind.__module__.startswith(HTTP_ERRORS) for kind in type(error).__mro__)

@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .architecture import Architecture
+from .architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture
 from .backbone_store import OF_THE_FAMILY, InstalledBackbone, check_free, check_id, install
-from .building import build_network
+from .building import difference
 from .catalogue import BackboneEntry, read_catalogue
 from .errors import BackboneError
 from .foreign.beside import processor_name_beside
 from .foreign.layout import Layout
 from .foreign.reading import ForeignWeights, read_weights
+from .foreign.vit import normalisation
 from .kinds import fixed_size, kind_of, multiple_of
-from .opening import as_timm_builds
+from .opening import as_timm_builds, check_not_packaged
 from .weights import digest_of
 
 # Pixels of the slices that are tried; enough for every network that takes any size.
@@ -29,9 +30,14 @@ TRIED = 64
 # Of a size that a processor's file may state, in pixels.
 LARGEST_SIDE = 4096
 LONGEST_TITLE = 120
+# Of norms, where both networks have timm's own.
+USUAL_EPS = 1e-6
 # Parts of the source that are named one by one, and of how many letters.
 MOST_PARTS, LONGEST_PART = 4, 40
 OTHER_PARTS = "other parts"
+# What lists show of a licence that no file tells, where the catalogue's would be shown otherwise.
+NOT_SAID = "not said"
+HUB = "https://huggingface.co/"
 
 
 def import_backbone(
@@ -43,12 +49,16 @@ def import_backbone(
     licence: str = "",
     overwrite: bool = False,
     title: str = "",
+    part: str = "",
 ) -> InstalledBackbone:
     """Install the weights of a file or folder under the name `id`, and return their record.
 
-    `model` is timm's name of the network, for weights in timm's layout that have no config beside them. Without
-    `licence`, its name is what the README beside the weights says, else the catalogue's. Raises BackboneError if the
-    weights cannot be used, the id is taken, or it is the catalogue's name of another network.
+    `model` is timm's name of the network, for weights in timm's layout that have no config beside them; `part` is
+    which network of a training program's file to take, such as its teacher. Without `licence`, its name is what the
+    README beside the weights says. The catalogue's title and licence of `id` are taken where a config, or `model` with
+    timm's tag, says that the weights are those of the catalogue: their shapes do not tell. What nobody stated and was
+    assumed is kept as the record's notes. Raises BackboneError if the weights cannot be used, the id
+    is taken, or it is the catalogue's name of another network.
     """
     check_id(id)
     if not overwrite:
@@ -57,25 +67,39 @@ def import_backbone(
         if len(text) > LONGEST_TITLE or not text.isprintable():
             raise BackboneError(f"The {name} must be one line of at most {LONGEST_TITLE} letters: give another.")
     listed = read_catalogue().get(id)
-    read = read_weights(place, layout=_timm_layout(model) if model else None)
+    read = read_weights(place, layout=_timm_layout(model) if model else None, part=part)
     if listed:
         _check_network(read, listed)
+    measures, notes = _measures(read.model), list(read.notes)
+    own_licence = licence or read.checkpoint.licence_name
+    if listed and not (model == listed.timm or _says_itself(read.checkpoint.config, listed)):
+        title = title or f"{read.architecture.family}, {measures['parameters']:g} million parameters"
+        if not own_licence:
+            own_licence = NOT_SAID
+            notes.append(
+                f"No file says whether these are the weights that '{id}' stands for in the list of backbones, so their "
+                "licence is not taken from there."
+            )
+        listed = None
     architecture = _of_stated_size(read)
     check_outputs(read.model, architecture, of=read.checkpoint.files[0])
+    digest = digest_of(read.model)
+    check_not_packaged(id, digest)
     record = InstalledBackbone(
         id=id,
         title=title or (listed.title if listed else ""),
         architecture=architecture,
         layout=read.layout.library,
-        digest=digest_of(read.model),
+        digest=digest,
         source_files=read.checkpoint.files,
         source_digest=read.checkpoint.digest,
         licence=read.checkpoint.licence,
-        licence_name=licence or read.checkpoint.licence_name or (listed.licence if listed else ""),
+        licence_name=own_licence or (listed.licence if listed else ""),
         imported=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         colours_from=_colours_from(read, Path(place)),
         left_out=parts_of(read.dropped, among=read.checkpoint.tensors),
-        **_measures(read.model),
+        notes=tuple(notes),
+        **measures,
     )
     install(read.model, record, folder, overwrite=overwrite)
     return record
@@ -122,11 +146,9 @@ def _starts(name: str) -> list[str]:
 def _colours_from(read: ForeignWeights, place: Path) -> str:
     """The file beside the weights that states the colours which the network is given, else "family"."""
     folder = place if place.is_dir() else place.parent
-    config, processor = read.checkpoint.config, read.checkpoint.processor
-    if processor.get("do_normalize") is False:
-        processor = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    config, made = read.checkpoint.config, read.architecture
     stated = (
-        (processor_name_beside(folder), processor.get("image_mean"), processor.get("image_std")),
+        (processor_name_beside(folder), *_processor_colours(read)),
         *(
             (name, part.get("mean"), part.get("std"))
             for name, part in (
@@ -137,8 +159,16 @@ def _colours_from(read: ForeignWeights, place: Path) -> str:
             if isinstance(part, Mapping)
         ),
     )
-    made = read.architecture
     return next((name for name, *colours in stated if _numbers(*colours) == (*made.mean, *made.std)), OF_THE_FAMILY)
+
+
+def _processor_colours(read: ForeignWeights) -> tuple[Any, Any]:
+    """`mean` and `std` as the processor's file has them for slices from 0 to 1; None where it states no colours."""
+    processor = read.checkpoint.processor
+    if processor.get("do_normalize") is not False and not {"image_mean", "image_std"} <= processor.keys():
+        return None, None
+    found = normalisation(read.checkpoint, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return found["mean"], found["std"]
 
 
 def _numbers(mean: Any, std: Any) -> tuple[Any, ...]:
@@ -168,16 +198,26 @@ def _tried_size(model: nn.Module, architecture: Architecture) -> tuple[int, int]
 
 
 def _check_network(read: ForeignWeights, listed: BackboneEntry) -> None:
-    """Raise BackboneError if the weights are not of the network that the catalogue's name stands for."""
-    with torch.device("meta"):
-        meant = build_network(as_timm_builds(listed))
-    wanted, found = ({n: t.shape for n, t in m.state_dict().items()} for m in (meant, read.model))
-    if wanted != found:
-        odd = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
+    """Raise BackboneError if the weights are not of the network that the catalogue's name stands for.
+
+    The epsilon of norms may be another: programs differ in it for the same weights.
+    """
+    named, made = as_timm_builds(listed), read.architecture
+    eps = made.norm_eps or USUAL_EPS
+    odd = difference(*(dataclasses.replace(a, norm_eps=eps) for a in (named, made)))
+    if odd:
         raise BackboneError(
-            f"'{listed.id}' stands for timm's '{listed.timm}', but these weights are another network's (see the tensor "
-            f"'{odd}'): choose another name."
+            f"'{listed.id}' stands for timm's '{listed.timm}', whose {odd.trait} is {odd.first}, but that of these "
+            f"weights is {odd.second}: choose another name."
         )
+
+
+def _says_itself(config: Mapping[str, Any], listed: BackboneEntry) -> bool:
+    """Whether a config beside the weights says that they are those of the catalogue's entry."""
+    timms = config.get("pretrained_cfg")
+    tag = timms.get("tag") if isinstance(timms, Mapping) else config.get("tag")
+    repository = listed.hub.removeprefix(HUB) if listed.hub.startswith(HUB) else ""
+    return f"{config.get('architecture')}.{tag}" == listed.timm or config.get("_name_or_path") == (repository or None)
 
 
 def _measures(model: nn.Module) -> dict[str, str | int | float]:

@@ -14,9 +14,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .architecture import Architecture
 from .errors import BackboneError, InputError
@@ -38,6 +38,8 @@ FETCHING = ".fetching"
 # In a record, in place of a file's name: the colours are those that the family's makers are known to have used.
 OF_THE_FAMILY = "family"
 IDS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Of each text in a record that is shown in a line, and of a licence; copied files come from anywhere.
+LONGEST_TEXT, LONGEST_LICENCE = 300, 100_000
 # Names that Windows keeps for devices, whatever ending they have.
 RESERVED = {"con", "prn", "aux", "nul", *(f"{name}{n}" for name in ("com", "lpt") for n in range(10))}
 
@@ -50,7 +52,8 @@ class InstalledBackbone(Record):
     `source_digest` the files they were read from; `licence` is the text that came with them, `licence_name` its name.
     `parameters` are millions, `patch` the pixels of a slice to a cell of the network's last map. `colours_from` is the
     file that stated mean and standard deviation, or "family" where none did ('' in older records). `left_out` are the
-    parts of the source that the network does without, by how many tensors each had.
+    parts of the source that the network does without, by how many tensors each had. `notes` are sentences on what was
+    assumed, since no file states it.
     """
 
     id: str
@@ -70,6 +73,7 @@ class InstalledBackbone(Record):
     patch: int = 16
     colours_from: str = ""
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +143,8 @@ def look_into(folder: Path | None = None) -> FolderContents:
         try:
             found[file.name.removesuffix(SUFFIX)] = read_record(file)
         except BackboneError as error:
-            problems.append(str(error))
+            # The name of a file that was copied here may hold anything.
+            problems.append("".join(c if c.isprintable() else "?" for c in str(error)))
     return FolderContents(found, tuple(problems))
 
 
@@ -165,19 +170,44 @@ def read_record(file: Path) -> InstalledBackbone:
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             raise BackboneError(
-                f"'{file.name}' has backbone format version {str(version)[:20]}, but this program reads version "
+                f"'{file.name}' has backbone format version {repr(version)[:20]}, but this program reads version "
                 f"{FORMAT_VERSION}: update AnyMC3D."
             )
         record = InstalledBackbone.from_dict(data, where="backbone")
+        _check_texts(record, file)
     except InputError as error:
         raise BackboneError(f"The record in '{file.name}' is wrong: {error}") from error
     except (ValueError, RecursionError) as error:
         raise BackboneError(f"The record in '{file.name}' is damaged: import the backbone again.") from error
     if record.id != file.name.removesuffix(SUFFIX):
         raise BackboneError(
-            f"'{file.name}' holds the backbone '{record.id[:80]}': a backbone's file must keep its name."
+            f"'{file.name}' holds the backbone {record.id[:80]!r}: a backbone's file must keep its name."
         )
     return record
+
+
+def _check_texts(record: InstalledBackbone, file: Path) -> None:
+    """Raise BackboneError for a text that could steer the terminal that shows it, or fill it."""
+    shown = {name: value for name, value in record.to_dict().items() if name not in record.extra and name != "licence"}
+    odd = next((text for text in _texts(shown) if len(text) > LONGEST_TEXT or not text.isprintable()), None)
+    if odd is not None:
+        raise BackboneError(
+            f"The record in '{file.name}' has the text {odd[:40]!r}, which is no line of at most {LONGEST_TEXT} "
+            "letters: give what it names another name, and import the backbone again."
+        )
+    if len(record.licence) > LONGEST_LICENCE:
+        raise BackboneError(f"The licence in '{file.name}' is too long to be one: import the backbone again.")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from (name, *_texts(item))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
 
 
 def check_free(name: str, folder: Path | None = None) -> None:
@@ -198,7 +228,8 @@ def install(
 ) -> Path:
     """Write the weights of timm's `model` and their record as one file, whole or not at all; returns its path.
 
-    Raises BackboneError if the id is taken and may not be overwritten, or the disk is full.
+    Raises BackboneError if the id is taken and may not be overwritten, the record could not be shown, the disk is full,
+    or the file is in use.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -206,6 +237,7 @@ def install(
     if not overwrite:
         check_free(record.id, folder)
     place = place_of(record.id, folder)
+    _check_texts(record, place)
     # Copies, since one stored array may serve two names, which a safetensors file cannot tell.
     tensors = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(model.state_dict().items())
@@ -220,10 +252,8 @@ def install(
             temporary.chmod(mode)
     except SafetensorError as error:
         raise BackboneError(f"'{place}' cannot be written ({_line(error)}): free some space.") from error
-    except InputError as error:
-        raise BackboneError(str(error)) from error
-    except OSError as error:
-        raise BackboneError(_unreadable(place.parent, error)) from error
+    except (InputError, OSError) as error:
+        raise BackboneError(_unwritten(place, error)) from error
     return place
 
 
@@ -265,6 +295,18 @@ def remove(name: str, folder: Path | None = None) -> None:
 
 def _unreadable(folder: Path, error: OSError) -> str:
     return f"The folder of backbones '{folder}' cannot be read ({error.strerror or error}): check the drive."
+
+
+def _unwritten(place: Path, error: Exception) -> str:
+    """Why the file `place` could not be written, in a sentence."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, PermissionError):
+        # Windows replaces no file that a program has open.
+        return (
+            f"'{place}' cannot be written ({cause.strerror or cause}): close the programs that use this backbone, and "
+            "see that you may write there."
+        )
+    return _unreadable(place.parent, error) if isinstance(error, OSError) else str(error)
 
 
 def _line(error: Exception) -> str:

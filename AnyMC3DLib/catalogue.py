@@ -22,9 +22,9 @@ ANY_TIMM_MODEL = "timm:"
 class WeightSource(Record):
     """A place that weights come from.
 
-    `hub`: timm's own download; `package`: an installed Python package, whose `function` ("module:Object.method")
-    gives a file; `file`: a safetensors or pth file `location` that the user has; `installed`: the file `location` of an
-    installed backbone.
+    `hub`: timm's repository on the hub, from which `anymc3d backbone fetch` installs them; `package`: an installed
+    Python package, whose `function` ("module:Object.method") gives a file; `file`: a safetensors or pth file `location`
+    that the user has; `installed`: the file `location` of an installed backbone.
     """
 
     kind: Literal["hub", "package", "file", "installed"]
@@ -110,6 +110,19 @@ def find_listed(name: str) -> BackboneEntry:
             "timm's."
         )
     return entries[name]
+
+
+def how_to_get(entry: BackboneEntry) -> str:
+    """What to do for the weights of `entry`, which are not on this machine: with their size and licence."""
+    if entry.id.startswith(ANY_TIMM_MODEL) or not entry.hub:
+        return "give their file with --weights."
+    facts = f"about {4 * entry.parameters:,.0f} MB, licence {entry.licence or 'not said'}"
+    if any(source.kind == "hub" for source in entry.weights):
+        return f"get them with 'anymc3d backbone fetch {entry.id}' ({facts}), or give their file with --weights."
+    return (
+        f"download the folder from {entry.hub} ({facts}), then use 'anymc3d backbone import FOLDER --as {entry.id}', "
+        "or give their file with --weights."
+    )
 
 
 def entry_of(record: InstalledBackbone, listed: BackboneEntry | None = None) -> BackboneEntry:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from .architecture import Architecture
 from .backbone import Backbone
 from .backbone_store import InstalledBackbone, find_installed, installed
-from .building import build_network, difference
+from .building import difference
 from .catalogue import ANY_TIMM_MODEL, BackboneEntry, find_backbone, find_listed
 from .errors import BackboneError, PluginError
-from .opening import backbone_of, check_unchanged, load_model, network_of
+from .opening import backbone_of, build_holding, check_unchanged, digest_of_package, load_model, network_of
 from .spec import BackboneRef, PluginSpec
 from .weights import digest_of
 
@@ -27,16 +26,16 @@ from .weights import digest_of
 def open_for(spec: PluginSpec, *, name: str | None = None, weights: str | Path | None = None) -> Backbone:
     """The backbone of a plugin, in the network that the plugin was trained in.
 
-    It is the installed one of the plugin's digest, else the one of the plugin's id, or that called `name`; `weights`
-    is a file of them. Raises PluginError if the id stands for other weights here, BackboneError if it is unknown or
-    its weights are not at hand. A catalogue's backbone is told by its digest only once it is loaded: see
-    `check_backbone`.
+    It is the installed one of the plugin's digest, else that of a package, else the one of the plugin's id, or that
+    called `name`; `weights` is a file of them. Raises PluginError if the id stands for other weights here,
+    BackboneError if it is unknown or its weights are not at hand. A catalogue's backbone is told by its digest only
+    once it is loaded: see `check_backbone`.
     """
     entry = find_backbone(name) if name else _entry_for(spec, has_file=weights is not None)
-    model, entry = _as_trained(load_model(entry, weights=weights), entry, spec.backbone)
+    model, entry = _as_trained(*load_model(entry, weights=weights), spec.backbone)
     backbone = backbone_of(model, entry)
     if weights is None:
-        check_unchanged(backbone)
+        check_unchanged(backbone, entry)
     return backbone
 
 
@@ -46,6 +45,9 @@ def _entry_for(spec: PluginSpec, *, has_file: bool) -> BackboneEntry:
     if record is not None:
         return find_backbone(record.id)
     here = None if has_file else find_installed(reference.id)
+    packaged = _packaged(reference) if here is not None else None
+    if packaged is not None:
+        return packaged
     if here is not None:
         raise PluginError(
             f"Plugin '{spec.name}' was trained on '{reference.id}' ({reference.digest[:19]}...), but the backbone that "
@@ -59,6 +61,21 @@ def _entry_for(spec: PluginSpec, *, has_file: bool) -> BackboneEntry:
             f"Plugin '{spec.name}' was trained on '{reference.id}' ({reference.digest[:19]}...), and no backbone here "
             "has that name or these weights: import them with 'anymc3d backbone import', under any name."
         ) from error
+
+
+def _packaged(reference: BackboneRef) -> BackboneEntry | None:
+    """The catalogue's entry of a plugin's id with the weights of a package, if they are those of the plugin's digest.
+
+    So the backbone that comes with the installation is found also where another was installed under its name.
+    """
+    try:
+        entry = find_listed(reference.id)
+    except BackboneError:
+        return None
+    if not reference.digest or digest_of_package(entry) != reference.digest:
+        return None
+    sources = tuple(source for source in entry.weights if source.kind == "package")
+    return dataclasses.replace(entry, weights=sources)
 
 
 def installed_as(reference: BackboneRef) -> InstalledBackbone | None:
@@ -95,12 +112,9 @@ def _as_trained(model: nn.Module, entry: BackboneEntry, reference: BackboneRef) 
     if trained is None or trained.network == network_of(entry).network or digest_of(model) != reference.digest:
         return model, entry
     state = model.state_dict()
-    with torch.device("meta"):
-        # Before memory is taken for what a file describes.
-        shapes = {name: tensor.shape for name, tensor in build_network(trained).state_dict().items()}
-    if shapes != {name: tensor.shape for name, tensor in state.items()}:
+    network = build_holding(trained, state)
+    if network is None:
         return model, entry
-    network = build_network(trained)
     network.load_state_dict(state, assign=True)
     return network, dataclasses.replace(entry, architecture=trained)
 

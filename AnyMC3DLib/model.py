@@ -67,6 +67,11 @@ class PluginNetwork(nn.Module):
         return self._backbone[0]
 
     @property
+    def learns_across_studies(self) -> bool:
+        """Whether a study's gradient depends on the others of its batch, which then must pass together."""
+        return False
+
+    @property
     def embeds_by(self) -> str:
         """How slices are embedded while nothing is trained yet: networks that say the same embed alike."""
         return "backbone"

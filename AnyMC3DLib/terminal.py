@@ -61,12 +61,17 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, emoji=False, markup=False)
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(*columns, title=printable(title), title_justify="left", box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
 
 
 def show(text: str = "") -> None:
     """Print a line of the result."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
+
+
+def printable(text: str) -> str:
+    """The text without what would steer the terminal: names and licences in files may come from anyone."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")

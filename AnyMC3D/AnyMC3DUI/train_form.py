@@ -162,15 +162,17 @@ def offered(entries: Any) -> list[BackboneEntry]:
 
 
 def backbone_words(entry: BackboneEntry) -> str:
-    """Size, licence and where the weights come from."""
+    """Size, licence and where the weights come from; a training downloads none."""
     words = _("{size} million parameters; licence: {licence}").format(
         size=f"{entry.parameters:.1f}", licence=entry.licence or _("unknown")
     )
     if entry.offline:
         return _("{words}; its weights need no download.").format(words=words)
     if entry.gated:
-        return _("{words}; its weights are downloaded once its licence is agreed to.").format(words=words)
-    return _("{words}; its weights are downloaded when it is first used.").format(words=words)
+        return _(
+            "{words}; accept the licence on its page, then install it with 'anymc3d backbone fetch {name}'."
+        ).format(words=words, name=entry.id)
+    return _("{words}; install it first with 'anymc3d backbone fetch {name}'.").format(words=words, name=entry.id)
 
 
 def _method_texts() -> dict[str, str]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -18,6 +18,7 @@ from ..catalogue import find_backbone
 from ..errors import InputError
 from ..opening import backbone_of, create_model, open_backbone
 from ..spec import FusionSpec, LoRASpec, RegionSpec, SliceSpec, ViewSpec
+from ..training.augmentation_spec import AugmentationSpec
 from ..training.methods import Method as PluginMethod
 from ..training.methods import with_method
 from ..training.run import PLUGIN_BUILD, Build
@@ -33,11 +34,9 @@ SCRATCH_RATE = 1e-3  # of networks whose weights begin at random, as MedMNIST's 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to train and test a task; `source` is who published the way."""
+    """A way to train and test a task; `names` says what it is called and who published it."""
 
     name: str
-    title: str
-    source: str
 
     # Whether it looks at slices through a 2D backbone that is chosen apart from the method.
     takes_backbone: ClassVar[bool] = True
@@ -55,6 +54,10 @@ class Method:
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """The task as this method trains it under `config`; raises InputError where they do not fit."""
         raise NotImplementedError
+
+    def own_values(self, task: TaskSpec) -> dict[str, Any]:
+        """The task's own values of the axes that the method has: what it does where a row does not say."""
+        return {}
 
     def backbone(self, config: RowConfig, *, weights: Path | None = None) -> Backbone:
         """The network under it, with random weights where `config` says so; `weights` is the file of a 3D one."""
@@ -78,9 +81,19 @@ class OnSlices(Method):
         """Where there are adapters, or the whole backbone learns."""
         return self.way in ("lora", "full")
 
+    def own_values(self, task: TaskSpec) -> dict[str, Any]:
+        """The fusion, but for a probe, whose fusion it is; the rank, where there are adapters."""
+        fusion = {} if self.way == "probe" else {"fusion": task.plugin.fusion.kind}
+        return {**fusion, **({"rank": task.plugin.lora.rank} if self.way == "lora" else {})}
+
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """With the adapters, the fusion and the views that `config` names."""
-        return _with_fusion(configured(with_method(_with_adapters(task, config), self.way), config), config.fusion)
+        task = _with_fusion(configured(with_method(_with_adapters(task, config), self.way), config), config.fusion)
+        if self.way == "full" and not config.pretrained:
+            # What embeddings of random weights are like says nothing of those that are learnt.
+            head = dataclasses.replace(task.plugin.head, standardise=False)
+            return dataclasses.replace(task, plugin=dataclasses.replace(task.plugin, head=head))
+        return task
 
     def build(self, task: TaskSpec, config: RowConfig) -> Build:
         """A plugin's network, with another fusion where `config` names one that plugins do not have."""
@@ -98,9 +111,11 @@ class SliceSequence(Method):
     neighbours: bool = False
 
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
-        """Trained as a whole; a step sees neighbouring slices in their order."""
+        """Trained as a whole; a step sees all slices in their order, as a test does."""
         _none_of(self, config, "fusion", "rank", "targets")
-        return configured(with_method(task, "full"), config)
+        task = with_method(task, "full")
+        recipe = dataclasses.replace(task.training, slices=None)
+        return configured(dataclasses.replace(task, training=recipe), config)
 
     def build(self, task: TaskSpec, config: RowConfig) -> Build:
         """The sequence's network; with `neighbours` a slice's channels are the one before, itself and the next."""
@@ -119,17 +134,21 @@ class OnVolumes(Method):
         return False
 
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
-        """The first view's volume, as many voxels a side as the size says, never scaled to what is in it."""
+        """What the first view looks at, as many voxels a side as the size says, never scaled to what is in it."""
         _none_of(self, config, "fusion", "rank", "targets", "views", "backbone")
         side = config.size or 32
         task = with_method(task, "full")
         view = task.plugin.views[0]
         cut = view.preprocessing
-        # Scaled to its foreground a small structure would look like a large one.
-        region = RegionSpec() if cut.region.kind == "foreground" else cut.region
-        cut = dataclasses.replace(
-            cut, region=region, size=(side, side), spacing_mm=None, slices=SliceSpec(policy="at_most", count=side)
-        )
+        if cut.spacing_mm is not None and cut.size is not None:
+            voxel = cut.spacing_mm * cut.size[0] / side
+            slices = SliceSpec(policy="thickness", thickness_mm=voxel)
+            cut = dataclasses.replace(cut, size=(side, side), spacing_mm=voxel, slices=slices)
+        else:
+            # Scaled to its foreground a small structure would look like a large one.
+            region = RegionSpec() if cut.region.kind == "foreground" else cut.region
+            slices = SliceSpec(policy="at_most", count=side)
+            cut = dataclasses.replace(cut, region=region, size=(side, side), slices=slices)
         plugin = dataclasses.replace(
             task.plugin,
             views=(dataclasses.replace(view, preprocessing=cut),),
@@ -137,7 +156,13 @@ class OnVolumes(Method):
             head=dataclasses.replace(task.plugin.head, standardise=False),
         )
         rate = task.training.backbone_rate if config.pretrained and config.weights else SCRATCH_RATE
-        recipe = dataclasses.replace(task.training, warm_up_epochs=0, backbone_rate=rate)
+        ratio = side / (view.preprocessing.size or (side, side))[0]
+        recipe = dataclasses.replace(
+            task.training,
+            warm_up_epochs=0,
+            backbone_rate=rate,
+            augmentation=_scaled(task.training.augmentation, ratio),
+        )
         changed = dataclasses.replace(task, plugin=plugin, training=recipe)
         return configured(changed, dataclasses.replace(config, size=None))
 
@@ -176,21 +201,19 @@ class RandomProjection(Method):
         return Build(functools.partial(RaptorNetwork, seed=config.seed))
 
 
-ANYMC3D, RSNA = "AnyMC3D (arXiv 2512.12887)", "winners of the RSNA challenges"
-MEDMNIST = "MedMNIST v2 (doi 10.1038/s41597-022-01721-8)"
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        OnSlices("anymc3d", "AnyMC3D (LoRA, attention)", ANYMC3D, way="lora"),
-        OnSlices("frozen", "frozen backbone, attention", ANYMC3D, way="frozen"),
-        OnSlices("probe", "linear probe, mean pooling", ANYMC3D, way="probe"),
-        OnSlices("full", "full fine-tuning, attention", ANYMC3D, way="full"),
-        SliceSequence("mst", "slice Transformer, fine-tuned", "MST (arXiv 2411.15802)"),
-        SliceSequence("cnn-lstm", "2.5D CNN and BiLSTM", RSNA, kind="lstm", neighbours=True),
-        OnVolumes("resnet18-3d", "3D ResNet-18", MEDMNIST),
-        OnVolumes("resnet50-3d", "3D ResNet-50", MEDMNIST),
-        OnVolumes("densenet121-3d", "3D DenseNet-121", "MONAI"),
-        RandomProjection("raptor", "Raptor (random projection)", "Raptor (arXiv 2507.08254)"),
+        OnSlices("anymc3d", way="lora"),
+        OnSlices("frozen", way="frozen"),
+        OnSlices("probe", way="probe"),
+        OnSlices("full", way="full"),
+        SliceSequence("mst", kind="transformer"),
+        SliceSequence("cnn-lstm", kind="lstm", neighbours=True),
+        OnVolumes("resnet18-3d"),
+        OnVolumes("resnet50-3d"),
+        OnVolumes("densenet121-3d"),
+        RandomProjection("raptor"),
     )
 }
 
@@ -215,6 +238,8 @@ def configured(task: TaskSpec, config: RowConfig) -> TaskSpec:
     plugin, recipe = task.plugin, task.training.to_dict()
     views = plugin.views if config.views is None else _chosen(plugin.views, config.views, task=plugin.name)
     if config.size is not None:
+        ratio = config.size / (views[0].preprocessing.size or (config.size,))[0]
+        recipe["augmentation"] = _scaled(task.training.augmentation, ratio).to_dict()
         views = tuple(_at_size(view, config.size) for view in views)
     if config.pixels is not None:
         recipe["pixels"] = {**recipe["pixels"], "weight": config.pixels}
@@ -261,6 +286,12 @@ def _at_size(view: ViewSpec, size: int) -> ViewSpec:
     if spacing is not None and cut.size is not None:
         spacing = spacing * cut.size[0] / size
     return dataclasses.replace(view, preprocessing=dataclasses.replace(cut, size=(size, size), spacing_mm=spacing))
+
+
+def _scaled(augmentation: AugmentationSpec, ratio: float) -> AugmentationSpec:
+    """What is said in pixels, for pictures of `ratio` times as many a side: the same part of the picture."""
+    low, high = (min(20.0, max(0.01, ratio * sigma)) for sigma in augmentation.blur_sigma)
+    return dataclasses.replace(augmentation, shift_pixels=ratio * augmentation.shift_pixels, blur_sigma=(low, high))
 
 
 def _three_axes(view: ViewSpec) -> tuple[ViewSpec, ...]:

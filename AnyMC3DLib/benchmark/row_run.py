@@ -27,6 +27,7 @@ from ..training.run import LIBRARIES, Keeping, Predicted, TrainingResult, train_
 from ..training.scores import evaluate
 from ..training.slice_cache import SliceCache
 from ..training.task import TaskSpec
+from ..training.trainer import EpochResult
 from .config import RowConfig
 from .datasets import Dataset
 from .methods import find_method
@@ -35,18 +36,35 @@ from .subset import training_share
 
 logger = logging.getLogger(__name__)
 
+SLICES, FEATURES = "slices", "features"
 SPENT, NOTE_EVERY_S, LOOK_EVERY_S = "spent.json", 5.0, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Means:
-    """What rows are computed with: where they are kept while they are not done, caches, the device."""
+    """What rows are computed with: where they are kept while they are not done, where slices (at most `cache_gb`) and
+    frozen embeddings are kept, the device, and the file of a 3D network's weights."""
 
     working: Path
-    features: FeatureCache
-    slices: SliceCache | None = None
-    device: str | torch.device = "cpu"
+    cache: Path | None = None
+    cache_gb: float = 20.0
+    device: str = "cpu"
     weights: Path | None = None
+
+    @property
+    def slices(self) -> SliceCache | None:
+        """The cache of slices."""
+        if self.cache is None:
+            return None
+        return SliceCache(self.cache / SLICES, max_bytes=int(self.cache_gb * (1 << 30)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RowResult:
+    """A row and what its model said of the test cases; nothing where it failed."""
+
+    row: Row
+    predictions: TestPredictions | None
 
 
 def compute_row(
@@ -56,7 +74,7 @@ def compute_row(
     *,
     progress: ProgressCallback | None = None,
     control: Control | None = None,
-) -> tuple[Row, TestPredictions]:
+) -> RowResult:
     """Train and test what `config` says; raises an AnyMC3DError with the reason if that cannot be done.
 
     The test cases are looked at once, at the end. Raises Cancelled where `control` asks for it; what was reached is
@@ -69,15 +87,14 @@ def compute_row(
     cases = _cases_of(dataset, config)
     place = means.working / config.key
     clock = _Clock(place / SPENT, budget_minutes=config.budget_minutes, control=control, progress=progress)
-    asked, found = means.features.asked, means.features.found
+    features = FeatureCache(means.cache and means.cache / FEATURES)
     with _memory_watched() as peak:
         result = train_plugin(
             task, cases, backbone, None, test_splits=("test",), progress=clock, control=control,
-            keeping=Keeping(place, resume=True, every_s=60), cache=means.slices, features=means.features,
-            build=method.build(task, config),
+            keeping=Keeping(place, resume=True, every_s=60), cache=means.slices, features=features,
+            build=method.build(task, config), on_epoch=clock.epoch_done,
         )  # fmt: skip
     clock.note()
-    asked, found = means.features.asked - asked, means.features.found - found
     row = Row(
         key=config.key,
         config=config,
@@ -93,15 +110,14 @@ def compute_row(
         peak_mb=peak[0] >> 20,
         epochs=_done(result, task),
         planned=_planned(task),
-        reused=round(found / asked, 3) if asked else 0.0,
+        reused=round(features.reused, 3),
         device=_device_in_words(means.device),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         versions={"anymc3d": __version__, **{name: importlib.metadata.version(name) for name in LIBRARIES}},
     )
     predicted = result.test
-    return row, TestPredictions(
-        tuple(predicted.ids), tuple(predicted.patients), predicted.targets, predicted.probabilities
-    )
+    said = TestPredictions(tuple(predicted.ids), tuple(predicted.patients), predicted.targets, predicted.probabilities)
+    return RowResult(row, said)
 
 
 def forget(working: Path, key: str) -> None:
@@ -128,14 +144,15 @@ def _planned(task: TaskSpec) -> int:
 
 
 def _done(result: TrainingResult, task: TaskSpec) -> int:
+    """The epochs that were done whole."""
     phase = "warm-up" if task.training.method == "frozen" else "training"
-    return sum(epoch.phase == phase for epoch in result.history)
+    return sum(epoch.phase == phase and epoch.whole for epoch in result.history)
 
 
 def _cut(config: RowConfig, result: TrainingResult, task: TaskSpec) -> str:
-    if not result.spec.provenance.get("stopped_early"):
-        return ""
     done, planned = _done(result, task), _planned(task)
+    if not result.spec.provenance.get("stopped_early") or done == planned:
+        return ""
     return f"The budget of {config.budget_minutes:g} minutes ended the training after {done} of {planned} epochs."
 
 
@@ -151,7 +168,7 @@ class _Clock:
         self, place: Path, *, budget_minutes: float | None, control: Control, progress: ProgressCallback | None
     ) -> None:
         self._place, self._budget, self._control, self._progress = place, budget_minutes, control, progress
-        self._before = _spent(place)
+        self._before, self._has_epoch = _spent(place), False
         self._started, self._processor, self._noted = time.monotonic(), time.process_time(), time.monotonic()
 
     @property
@@ -167,10 +184,15 @@ class _Clock:
     def __call__(self, step: Progress) -> None:
         if self._progress is not None:
             self._progress(step)
-        if self._budget is not None and self.minutes > self._budget:
+        # Stopped before its first epoch is done, a training has nothing to show.
+        if self._budget is not None and self._has_epoch and self.minutes > self._budget:
             self._control.stop()
         if time.monotonic() - self._noted > NOTE_EVERY_S:
             self.note()
+
+    def epoch_done(self, _: EpochResult) -> None:
+        """There is something to keep."""
+        self._has_epoch = True
 
     def note(self) -> None:
         """Write down what was spent, for a sitting after this one."""

@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from ..errors import InputError
 from ..files import write_text
 from ..records import Record
 from .config import RowConfig
+
+logger = logging.getLogger(__name__)
 
 ROWS, PREDICTIONS = "rows", "predictions"
 DIGITS = 7
@@ -98,9 +101,16 @@ class ResultsTable:
         return found
 
     def rows(self) -> list[Row]:
-        """All rows, by key."""
+        """All rows, by key; one that is damaged is left out and said in the log."""
         keys = sorted(place.stem for place in (self.folder / ROWS).glob("*.json") if not place.name.startswith("."))
-        return [row for key in keys if (row := self.row(key)) is not None]
+        return [row for key in keys if (row := self._if_whole(key)) is not None]
+
+    def _if_whole(self, key: str) -> Row | None:
+        try:
+            return self.row(key)
+        except InputError as error:
+            logger.warning("%s", error)
+            return None
 
     def add(self, row: Row, predictions: TestPredictions | None = None) -> None:
         """Keep a row with what its model said; it replaces one of the same key."""

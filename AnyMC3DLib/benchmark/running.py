@@ -9,26 +9,20 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 from ..control import Control
-from ..errors import AnyMC3DError, Cancelled, InputError, MemoryShortage
-from ..memory import is_out_of_memory
+from ..errors import AnyMC3DError, Cancelled, InputError, Suspended
 from ..progress import Progress
-from ..training.feature_cache import FeatureCache
-from ..training.slice_cache import SliceCache
 from .claims import claimed
 from .config import RowConfig
 from .datasets import Dataset
-from .row_run import Means, compute_row, forget
+from .row_process import compute_apart
+from .row_run import Means, RowResult, compute_row, forget
 from .rows import ResultsTable, Row
 
 logger = logging.getLogger(__name__)
 
-WORKING, CLAIMS, FEATURES, SLICES = "working", "claims", "features", "slices"
+WORKING, CLAIMS = "working", "claims"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +38,22 @@ class SuiteProgress:
 
 @dataclasses.dataclass(frozen=True)
 class Running:
-    """How a suite is run. Slices and frozen embeddings are kept in `cache`; `part` (k, n) takes each n-th row from the
-    k-th on, for machines that share no folder; failed rows are tried again if `retry`."""
+    """How a suite is run.
+
+    Slices and frozen embeddings are kept in `cache`; `part` (k, n) takes those rows whose key falls to the k-th of n,
+    for machines that share no folder; failed rows are tried again if `retry`. With `apart` each row has a process of
+    its own, on `threads` threads, and its memory is told alone.
+    """
 
     results: Path
     cache: Path | None = None
     cache_gb: float = 20.0
-    device: str | torch.device = "cpu"
+    device: str = "cpu"
+    threads: int | None = None
     part: tuple[int, int] = (1, 1)
     retry: bool = False
     weights: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    apart: bool = True
 
 
 @dataclasses.dataclass
@@ -79,7 +79,6 @@ def run_suite(
     A row that cannot be computed is kept with its reason and does not end the suite.
     """
     control, table, summary = control or Control(), ResultsTable(running.results), Summary()
-    means = _means(running)
     wanted = in_order(_of_part(configs, running.part))
     open_rows = [config for config in wanted if _is_open(table, config, retry=running.retry)]
     summary.there = len(wanted) - len(open_rows)
@@ -91,7 +90,7 @@ def run_suite(
                 summary.elsewhere += 1
                 continue
             tell = _teller(progress, table, open_rows, number)
-            row = _row(config, datasets[config.dataset], _with_weights(means, config, running), table, tell, control)
+            row = _row(config, datasets[config.dataset], running, table, tell, control)
         summary.done += row.status == "done"
         summary.failed += row.status == "failed"
     return summary
@@ -106,21 +105,19 @@ def in_order(configs: Sequence[RowConfig]) -> list[RowConfig]:
 
 
 def minutes_left(rows: Sequence[Row], open_rows: Sequence[RowConfig]) -> float | None:
-    """An estimate from the rows that are done: those most like each open one; None where nothing is done."""
+    """An estimate from the rows that are done, those most like each open one; None while one is like none of them."""
     done = [row for row in rows if row.status == "done"]
-    if not done:
-        return None
-    return sum(_expected(done, config) for config in open_rows)
+    expected = [_expected(done, config) for config in open_rows]
+    return None if None in expected else sum(minutes for minutes in expected if minutes is not None)
 
 
-def _expected(done: Sequence[Row], config: RowConfig) -> float:
+def _expected(done: Sequence[Row], config: RowConfig) -> float | None:
     alike: list[Callable[[RowConfig], object]] = [
         lambda c: c.but("seed"),
-        lambda c: (c.dataset, c.method, c.backbone, c.size, c.share),
+        lambda c: (c.dataset, c.method, c.backbone, c.size, c.share, c.fusion),
         lambda c: (c.dataset, c.method, c.size),
         lambda c: (c.dataset, c.method),
         lambda c: c.method,
-        lambda c: None,
     ]
     for facts in alike:
         found = [row for row in done if facts(row.config) == facts(config)]
@@ -129,28 +126,21 @@ def _expected(done: Sequence[Row], config: RowConfig) -> float:
             per_share = statistics.median(row.minutes / row.config.share for row in found)
             expected = per_share * config.share
             return min(expected, config.budget_minutes or expected)
-    return 0.0
+    return None
 
 
-def _means(running: Running) -> Means:
-    cache = running.cache
-    slices = None if cache is None else SliceCache(cache / SLICES, max_bytes=int(running.cache_gb * (1 << 30)))
-    return Means(
-        working=running.results / WORKING,
-        features=FeatureCache(None if cache is None else cache / FEATURES),
-        slices=slices,
-        device=running.device,
-    )
-
-
-def _with_weights(means: Means, config: RowConfig, running: Running) -> Means:
-    if not config.weights:
-        return means
-    if config.weights not in running.weights:
+def _means(running: Running, config: RowConfig) -> Means:
+    if config.weights and config.weights not in running.weights:
         raise InputError(
             f"The weights {config.weights} of a row of '{config.method}' are not at hand: give their file."
         )
-    return dataclasses.replace(means, weights=running.weights[config.weights])
+    return Means(
+        working=running.results / WORKING,
+        cache=running.cache,
+        cache_gb=running.cache_gb,
+        device=running.device,
+        weights=running.weights.get(config.weights),
+    )
 
 
 def _of_part(configs: Sequence[RowConfig], part: tuple[int, int]) -> list[RowConfig]:
@@ -162,37 +152,47 @@ def _of_part(configs: Sequence[RowConfig], part: tuple[int, int]) -> list[RowCon
 
 
 def _is_open(table: ResultsTable, config: RowConfig, *, retry: bool) -> bool:
-    row = table.row(config.key)
+    try:
+        row = table.row(config.key)
+    except InputError as error:
+        logger.warning("%s It is computed again.", error)
+        return True
     return row is None or (retry and row.status == "failed")
 
 
 def _row(
     config: RowConfig,
     dataset: Dataset,
-    means: Means,
+    running: Running,
     table: ResultsTable,
     tell: Callable[[Progress | None], None],
     control: Control,
 ) -> Row:
     """Compute a row and keep it, with its reason where it failed."""
     tell(None)
-    own = Control()
     try:
-        row, predictions = compute_row(config, dataset, means, progress=_linked(tell, control, own), control=own)
+        result = _computed(config, dataset, running, tell, control)
     except Cancelled as error:
         control.check()
         if control.suspended:
-            raise
-        row, predictions = _failed(config, error), None
+            raise Suspended("The suite has saved where it stands: the same command goes on.") from error
+        result = RowResult(_failed(config, error), None)
     except AnyMC3DError as error:
-        row, predictions = _failed(config, error), None
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        row, predictions = _failed(config, MemoryShortage("The memory did not suffice.")), None
-    table.add(row, predictions)
-    forget(means.working, config.key)
-    return row
+        result = RowResult(_failed(config, error), None)
+    table.add(result.row, result.predictions)
+    forget(running.results / WORKING, config.key)
+    return result.row
+
+
+def _computed(
+    config: RowConfig, dataset: Dataset, running: Running, tell: Callable[[Progress], None], control: Control
+) -> RowResult:
+    means = _means(running, config)
+    if running.apart:
+        return compute_apart(config, dataset, means, progress=tell, control=control, threads=running.threads)
+    # Its budget may stop the row, and then the suite goes on.
+    own = Control()
+    return compute_row(config, dataset, means, progress=_linked(tell, control, own), control=own)
 
 
 def _failed(config: RowConfig, error: Exception) -> Row:
@@ -201,7 +201,7 @@ def _failed(config: RowConfig, error: Exception) -> Row:
     return Row(key=config.key, config=config, status="failed", error=str(error), date=date)
 
 
-def _linked(tell: Callable[[Progress | None], None], outer: Control, inner: Control) -> Callable[[Progress], None]:
+def _linked(tell: Callable[[Progress], None], outer: Control, inner: Control) -> Callable[[Progress], None]:
     """A row's own control, which its budget may stop, obeys that of the suite."""
 
     def report(step: Progress) -> None:

@@ -17,10 +17,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from ..errors import InputError
-from ..spec import PluginSpec
 from ..training.metrics import Estimate, patient_numbers
-from ..training.scores import compare
-from .rows import TestPredictions
 
 LEVEL = 0.05
 LEAST_DATASETS, LEAST_METHODS = 5, 3
@@ -42,21 +39,6 @@ class Difference:
     def to_dict(self) -> dict[str, float | None]:
         """The difference as JSON values; JSON has no NaN, so what is unknown is null."""
         return {name: value if math.isfinite(value) else None for name, value in dataclasses.asdict(self).items()}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Paired:
-    """The figures of a first model minus those of a second on the same cases, with intervals over patients.
-
-    `auroc`, `auprc` and `brier` are means over classes; a difference of the Brier score below 0 speaks for the first.
-    `delong` is there for a binary task with both classes and one case a patient.
-    """
-
-    auroc: Estimate
-    accuracy: Estimate
-    auprc: Estimate
-    brier: Estimate
-    delong: Difference | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,55 +99,6 @@ def delong(targets: npt.NDArray[np.int64], first: Array, second: Array) -> Diffe
     error = math.sqrt(variance)
     half = _normal_quantile() * error
     return Difference(value, value - half, value + half, value / error, float(2 * stats.norm.sf(abs(value) / error)))
-
-
-def paired(
-    spec: PluginSpec,
-    first: TestPredictions,
-    second: TestPredictions,
-    *,
-    thresholds: Sequence[float] | None = None,
-    second_thresholds: Sequence[float] | None = None,
-    seed: int = 0,
-) -> Paired:
-    """What `first` does better than `second`, by resampled patients and by DeLong.
-
-    The order of the cases does not matter. `thresholds`, one a class, are those of the spec where None. Raises
-    InputError unless both are of the same cases with the same patients and targets, and where they do not suit the
-    task.
-    """
-    first = _reordered(first, sorted(first.ids))
-    second = _aligned(first, second)
-    found = compare(
-        spec,
-        first.targets,
-        first.probabilities,
-        second.probabilities,
-        patients=first.patients,
-        thresholds=thresholds,
-        second_thresholds=second_thresholds,
-        seed=seed,
-    )
-    suits = spec.task_type == "binary" and independent(first.patients) and len(np.unique(first.targets)) == 2
-    return Paired(
-        auroc=found.macro["auroc"],
-        accuracy=found.overall["accuracy"],
-        auprc=found.macro["auprc"],
-        brier=found.macro["brier"],
-        delong=delong(first.targets, first.probabilities[:, 1], second.probabilities[:, 1]) if suits else None,
-    )
-
-
-def mean_over_seeds(predictions: Sequence[TestPredictions]) -> TestPredictions:
-    """The mean probabilities of several trainings on the same test cases, in the first's order.
-
-    Raises InputError for none, and unless all are of the same cases with the same patients, targets and classes.
-    """
-    if not predictions:
-        raise InputError("There are no predictions to take the mean of: give those of at least one training.")
-    first = predictions[0]
-    aligned = [_aligned(first, other).probabilities for other in predictions]
-    return dataclasses.replace(first, probabilities=np.mean(aligned, axis=0))
 
 
 def why_no_ranks(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -273,32 +206,3 @@ def _friedman(ranks: Array) -> tuple[float, float, float]:
 
 def _methods(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(method for own in scores.values() for method in own))
-
-
-def _reordered(predictions: TestPredictions, ids: Sequence[str]) -> TestPredictions:
-    places = {case: number for number, case in enumerate(predictions.ids)}
-    if len(places) < len(predictions.ids):
-        raise InputError("A case comes twice among the predictions: give each case a name of its own.")
-    order = [places[case] for case in ids]
-    return TestPredictions(
-        tuple(ids),
-        tuple(predictions.patients[n] for n in order),
-        predictions.targets[order],
-        predictions.probabilities[order],
-    )
-
-
-def _aligned(first: TestPredictions, other: TestPredictions) -> TestPredictions:
-    """The other predictions in the order of the first; raises InputError unless both are of the same cases."""
-    lacking, besides = len(set(first.ids) - set(other.ids)), len(set(other.ids) - set(first.ids))
-    if lacking or besides:
-        raise InputError(
-            f"The predictions are not of the same cases, {lacking} of the first being absent from the other and "
-            f"{besides} the other way round: compare trainings with one test set."
-        )
-    other = _reordered(other, first.ids)
-    if other.patients != tuple(first.patients) or not np.array_equal(other.targets, first.targets):
-        raise InputError("The predictions differ in a case's label or patient: compare trainings with one test set.")
-    if other.probabilities.shape != first.probabilities.shape:
-        raise InputError("The predictions differ in their number of classes: compare trainings of one task.")
-    return other

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..records import Record
 from ..resources import resource
 from .config import RowConfig
-from .datasets import Dataset, find_dataset
+from .datasets import Dataset, file_digest, find_dataset
 from .methods import Method, find_method
 from .questions import Question
 
@@ -111,13 +111,18 @@ class Suite(Record):
         found = {d.name: find_dataset(d.name, data, task=d.task, data=d.data, beside=beside) for d in self.datasets}
         return {n: d for n, d in found.items() if d is not None}, [n for n, d in found.items() if d is None]
 
+    def weights(self) -> dict[str, Path]:
+        """The files of weights that its blocks name, by their digests; raises InputError if one cannot be read."""
+        files = [_weights_file(block, self.folder) for block in self.rows if block.weights]
+        return {file_digest(file): file for file in files}
+
     def configs(self, datasets: Mapping[str, Dataset]) -> list[RowConfig]:
         """The rows of the datasets that are there, each once, in the suite's order."""
         rows: dict[str, RowConfig] = {}
         for block in self.rows:
             for name in block.datasets or [d.name for d in self.datasets]:
                 if name in datasets:
-                    for config in _spanned(block, datasets[name]):
+                    for config in _spanned(block, datasets[name], folder=self.folder):
                         rows.setdefault(config.key, config)
         return list(rows.values())
 
@@ -149,16 +154,27 @@ def read_suite(name: str | Path) -> Suite:
     return Suite.from_dict({"name": place.stem, **data, **folder}, where=where)
 
 
-def _spanned(block: Block, dataset: Dataset) -> Iterator[RowConfig]:
+def _weights_file(block: Block, folder: str) -> Path:
+    """The file of a block's weights, which may lie beside the suite."""
+    beside = Path(folder) / block.weights
+    return beside if folder and beside.is_file() else Path(block.weights)
+
+
+def _spanned(block: Block, dataset: Dataset, *, folder: str) -> Iterator[RowConfig]:
     values: list[Sequence[Any]] = [getattr(block, axis) or (None,) for axis in AXES]
     single = {name: getattr(block, name) for name in SINGLE}
+    single["weights"] = file_digest(_weights_file(block, folder)) if block.weights else ""
     for combination in itertools.product(*values):
         given = dict(zip(AXES.values(), combination, strict=True))
-        if not find_method(given["method"]).takes_backbone:
+        method = find_method(given["method"])
+        if not method.takes_backbone:
             given |= {"backbone": "", "pretrained": bool(block.weights)}
+        # Said aloud, so that a row has one key whether a suite names the task's own value or leaves it away.
+        own = method.own_values(dataset.task)
+        given |= {name: value for name, value in own.items() if given[name] is None}
         yield RowConfig(
             dataset=dataset.name, task=dataset.task_digest, data=dataset.data_digest, **given,
-            **{**single, **_longer(block, dataset, find_method(given["method"]), given["share"])},
+            **{**single, **_longer(block, dataset, method, given["share"])},
         )  # fmt: skip
 
 

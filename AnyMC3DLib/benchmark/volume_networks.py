@@ -96,6 +96,11 @@ class VolumeBackbone:
 class VolumeNetwork(PluginNetwork):
     """A fusion and a head on a backbone whose batch norms learn too, as those of a network with random weights must."""
 
+    @property
+    def learns_across_studies(self) -> bool:
+        """Batch norms do, wherever the memory would cut the batch."""
+        return True
+
     def train(self, mode: bool = True) -> VolumeNetwork:
         """As torch's, and the backbone's layers with it."""
         super().train(mode)

@@ -28,6 +28,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     taken.add_argument("--model", default="", metavar="MODEL", help="timm's name, where the file does not tell")
     taken.add_argument("--licence", default="", metavar="NAME", help="default: what the files beside the weights say")
     taken.add_argument("--title", default="", metavar="TEXT", help="what lists show")
+    taken.add_argument(
+        "--part", default="", metavar="NAME", help="which network of a training program's file, as teacher"
+    )
     fetched = _add(actions, "fetch", "fetch", "Install a backbone of the list with its weights from the hub.")
     fetched.add_argument("id", metavar="NAME")
     fetched.add_argument("--yes", action="store_true", help="agree to a large download and to the licence")
@@ -57,6 +60,7 @@ def take_in(options: argparse.Namespace) -> None:
         licence=options.licence,
         overwrite=options.overwrite,
         title=options.title,
+        part=options.part,
     )
     _say_installed(record)
 
@@ -98,6 +102,7 @@ def show_record(options: argparse.Namespace) -> None:
         ["input", f"{size[0]} x {size[1]} pixels in training; {_positions(record)}"],
         ["colours", _colours(record)],
         *([["left out", _left_out(record)]] if record.left_out else []),
+        *(["note", note] for note in record.notes),
         ["digest", record.digest],
         ["from", f"{', '.join(record.source_files)} ({record.source_digest})"],
         ["imported", record.imported],
@@ -107,7 +112,7 @@ def show_record(options: argparse.Namespace) -> None:
     show_table("Backbone", ["", ""], rows)
     lines = record.licence.splitlines()
     for line in lines[:LICENCE_LINES]:
-        show("".join(c for c in line if c.isprintable()))
+        show(line)
     if len(lines) > LICENCE_LINES:
         show(f"... and {len(lines) - LICENCE_LINES} lines more; --json shows all.")
 
@@ -131,6 +136,8 @@ def _say_installed(record: InstalledBackbone) -> None:
     show(f"Its colours are {_colours(record)}.")
     if record.left_out:
         show(f"Left out: {_left_out(record)}.")
+    for note in record.notes:
+        show(f"Note: {note}")
 
 
 def _colours(record: InstalledBackbone) -> str:

@@ -42,7 +42,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--threads", type=int, metavar="N", help="of the processor (default: all)")
     run.add_argument("--part", default="1/1", metavar="K/N", help="every row of the K-th of N parts, for N machines")
     run.add_argument("--retry", action="store_true", help="compute failed rows again")
-    run.add_argument("--weights", action="append", default=[], metavar="FILE", help="of a 3D network, named by a suite")
     run.add_argument("--no-report", action="store_true", help="write no report at the end")
 
     report = actions.add_parser("report", help="write the report of what is there")
@@ -73,26 +72,21 @@ def list_suites(options: argparse.Namespace) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compute the missing rows of a suite and write its report."""
-    import torch
-
-    from ..allocator import keep_freed_memory
     from ..benchmark.running import Running, run_suite
     from ..control import Control
     from .common import choose_device
 
-    keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     results = Path(options.results)
     suite, datasets, configs, remarks = _asked(options)
     running = Running(
         results=results,
         cache=Path(options.cache) if options.cache else results / "cache",
         cache_gb=options.cache_gb,
-        device=choose_device(options.device),
+        device=str(choose_device(options.device)),
+        threads=options.threads,
         part=_part(options.part),
         retry=options.retry,
-        weights=_weights(options.weights),
+        weights=suite.weights(),
     )
     control = Control()
     with _asked_to_end(control), _Display() as display:
@@ -114,7 +108,8 @@ def status(options: argparse.Namespace) -> None:
 
     _, _, configs, _ = _asked(options)
     table = ResultsTable(options.results)
-    rows = [(config, table.row(config.key)) for config in configs]
+    there = {row.key: row for row in table.rows()}
+    rows = [(config, there.get(config.key)) for config in configs]
     shown = [[config.key, _in_words(config), row.status if row else "missing"] for config, row in rows]
     show_table("Rows", ["row", "what", "status"], shown)
     for config, row in rows:
@@ -176,12 +171,6 @@ def _part(text: str) -> tuple[int, int]:
     if not (number.isdigit() and count.isdigit()):
         raise InputError(f"A part is given as K/N, such as 1/4, but is '{text}'.")
     return int(number), int(count)
-
-
-def _weights(paths: Sequence[str]) -> dict[str, Path]:
-    from ..benchmark.datasets import file_digest
-
-    return {file_digest(Path(path)): Path(path) for path in paths}
 
 
 @contextlib.contextmanager

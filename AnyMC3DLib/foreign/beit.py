@@ -17,8 +17,9 @@ from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Rule, count, join, need, rename
+from .published import assumed_network
 from .towers import add_plain_norm
-from .vit import normalisation, number_of, square
+from .vit import heads_of, normalisation, number_of, square
 
 HALF = (0.5, 0.5, 0.5)
 TABLE = "relative_position_bias_table"
@@ -52,7 +53,7 @@ ORIGINAL = (
 
 
 def _architecture(
-    tensors: dict[str, Tensor], *, mean_of_patches: bool, heads: int | None, norm_eps: float, size: int, **rest: Any
+    tensors: dict[str, Tensor], *, mean_of_patches: bool, heads: int, norm_eps: float, size: int, **rest: Any
 ) -> Architecture:
     """The architecture of a BEiT whose `tensors` have timm's names; the last norm comes to be where it acts.
 
@@ -67,7 +68,6 @@ def _architecture(
         size = (math.isqrt(max(table.shape[0] - 3, 0)) + 1) // 2 * patch.shape[2]
     elif "pos_embed" in tensors:
         size = square(need(tensors, "pos_embed", ndim=3).shape[1] - 1) * patch.shape[2]
-    heads = heads or patch.shape[0] // 64
     if heads < 1 or patch.shape[0] % heads:
         raise BackboneError(f"{heads} attention heads do not divide the width {patch.shape[0]}: get the config again.")
     if mean_of_patches:
@@ -132,15 +132,16 @@ class TransformersBEiT:
         if any(name.startswith("decode_head.") for name in named):
             # Models that tell regions apart take the blocks' tokens as they are.
             add_plain_norm(tensors, "norm", need(tensors, "patch_embed.proj.weight", ndim=4).shape[0])
+        assumed = assumed_network(config, tensors, layout=self)
         architecture = _architecture(
             tensors,
             mean_of_patches=bool(config.get("use_mean_pooling", pools or not config)),
-            heads=int(number_of(config, "num_attention_heads", 12 if config else 0)),
+            heads=heads_of(config, assumed),
             norm_eps=number_of(config, "layer_norm_eps", 1e-12),
             size=int(number_of(config, "image_size", 224)),
             **normalisation(checkpoint, mean=HALF, std=HALF),
         )
-        return Converted(architecture, tensors, dropped)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +167,13 @@ class OriginalBEiT:
         tensors, dropped = rename(checkpoint.tensors, ORIGINAL, layout=self)
         trained = any(name.startswith("fc_norm.") for name in checkpoint.tensors)
         masked = any(name == "mask_token" or name.startswith("lm_head.") for name in checkpoint.tensors)
+        assumed = assumed_network({}, tensors, layout=self)
         architecture = _architecture(
             tensors,
             mean_of_patches=trained or masked,
-            heads=None,
+            heads=heads_of({}, assumed),
             norm_eps=1e-6,
             size=224,
             **normalisation(checkpoint, mean=HALF, std=HALF),
         )
-        return Converted(architecture, tensors, dropped)
+        return Converted(architecture, tensors, dropped, assumed=assumed)

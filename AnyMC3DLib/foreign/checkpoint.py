@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import zipfile
+import itertools
 from argparse import Namespace
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,19 +19,22 @@ import torch
 from torch import Tensor
 
 from ..errors import BackboneError
+from .archive import check_torch_file
 from .beside import CONFIGS, PROCESSORS, contained, json_beside, licence_beside, licence_name_beside
-from .pickled import check_pickle
 from .stored import StoredTensor, Tensors, stored_tensors
 
 # In the order in which they are looked for in a folder.
 WEIGHT_FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-# Under which training programs keep the network itself; the teacher is what DINO's authors evaluate.
-WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "module", "net", "encoder")
+# Under which training programs keep the network itself.
+WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "state_dict_ema", "module", "net", "encoder")
+# Of the networks that lie side by side, the one that the program which saves them under these names takes itself.
+TAKEN = {
+    frozenset({"student", "teacher"}): ("teacher", "DINO's authors do"),
+    frozenset({"state_dict", "state_dict_ema"}): ("state_dict_ema", "timm does"),
+}
 MOST_TENSORS = 7_500
 LONGEST_NAME = 200
-# What a file of the older layout begins with, one behind the other: two numbers, the machine, the weights, the keys.
-OLD_PICKLES = 5
 Part = TypeVar("Part", Tensor, StoredTensor)
 
 
@@ -40,7 +43,7 @@ class Checkpoint:
     """Tensors by the file's own names; `config` and `processor` are the JSON files beside it ({} where absent).
 
     `licence` is the text of the licence file beside it, `licence_name` what its README calls the licence. `files` are
-    the names that were read, `digest` the SHA-256 over them.
+    the names that were read, `digest` the SHA-256 over them; `notes` are sentences on what was chosen among networks.
     """
 
     tensors: Mapping[str, Tensor]
@@ -50,6 +53,7 @@ class Checkpoint:
     licence_name: str = ""
     files: tuple[str, ...] = ()
     digest: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def model_type(self) -> str:
@@ -66,10 +70,12 @@ class Checkpoint:
         return self.tensors.dtype_of(name) if isinstance(self.tensors, Tensors) else self.tensors[name].dtype
 
 
-def read_checkpoint(place: str | Path) -> Checkpoint:
+def read_checkpoint(place: str | Path, *, part: str = "") -> Checkpoint:
     """Read a safetensors or weights-only PyTorch file, or a folder that holds one (also in several parts).
 
-    Raises BackboneError if there is none, if it is damaged, or if it holds more than tensors.
+    `part` names one of the networks that a training program saved side by side, such as a teacher. Raises
+    BackboneError if there is no file, if it is damaged, if it holds more than tensors, or more than one network of
+    which neither `part` nor the program's own habit says which.
     """
     path = Path(place)
     try:
@@ -82,12 +88,13 @@ def read_checkpoint(place: str | Path) -> Checkpoint:
         raise BackboneError(f"There is no file or folder of weights '{path}': check the path.")
     tensors: dict[str, Tensor | StoredTensor] = {}
     digest = hashlib.sha256()
+    notes: list[str] = []
     for file in files:
-        part = _tensors_of(file)
-        twice = tensors.keys() & part.keys()
+        read = _tensors_of(file, part, notes)
+        twice = tensors.keys() & read.keys()
         if twice:
             raise BackboneError(f"Two parts of the weights hold the tensor '{min(twice)}': get the folder again.")
-        tensors.update(part)
+        tensors.update(read)
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     # A folder of the hub may hold the weights in both libraries' layouts, each with its config.
@@ -103,6 +110,7 @@ def read_checkpoint(place: str | Path) -> Checkpoint:
         licence_name=licence_name_beside(folder),
         files=tuple(file.name for file in files),
         digest="sha256:" + digest.hexdigest(),
+        notes=tuple(notes),
     )
 
 
@@ -135,10 +143,14 @@ def _part(folder: Path, name: str) -> Path:
     return contained(folder / name, folder)
 
 
-def _tensors_of(file: Path) -> Mapping[str, Tensor | StoredTensor]:
+def _tensors_of(file: Path, part: str, notes: list[str]) -> Mapping[str, Tensor | StoredTensor]:
     try:
         # By what it holds, not by its name: MedImageInsight's published `.pt` is a safetensors file.
-        return _read_safetensors(file) if _is_safetensors(file) else _read_torch(file)
+        if not _is_safetensors(file):
+            return _read_torch(file, part, notes)
+        if part:
+            raise _lacks(part, file)
+        return _read_safetensors(file)
     except BackboneError:
         raise
     except Exception as error:  # bytes of any kind make readers fail in any way
@@ -162,66 +174,72 @@ def _read_safetensors(file: Path) -> dict[str, StoredTensor]:
     return named
 
 
-def _read_torch(file: Path) -> dict[str, Tensor]:
-    with file.open("rb") as stream:
-        archive = stream.read(2) == b"PK"
-    if archive:
-        _check_archive(file)
-    else:
-        _check_old(file)
+def _read_torch(file: Path, part: str, notes: list[str]) -> dict[str, Tensor]:
+    archive = check_torch_file(file)
     # Training programs leave their arguments beside the weights; a namespace only holds values.
     with torch.serialization.safe_globals([Namespace]):
-        tensors = _unwrapped(torch.load(file, map_location="cpu", weights_only=True, mmap=archive), file)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
+    tensors = _unwrapped(state, file, part, notes)
     _check(tensors, file)
     return tensors
 
 
-def _check_old(file: Path) -> None:
-    with file.open("rb") as stream:
-        for _ in range(OLD_PICKLES):
-            check_pickle(stream, of=file.name)
+def _unwrapped(state: Any, file: Path, part: str, notes: list[str]) -> dict[str, Tensor]:
+    """The state dict within what training programs save, without the prefix that several processes leave.
 
-
-def _check_archive(file: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        items = archive.infolist()
-        _check_items(items, file)
-        # Two of one name would be told apart by each reader in its own way.
-        if len({item.filename.lower() for item in items}) != len(items):
-            raise BackboneError(f"'{file.name}' holds two parts of one name: get the file again.")
-        for item in items:
-            if item.filename.endswith(".pkl"):
-                with archive.open(item) as stream:
-                    check_pickle(stream, of=file.name)
-
-
-def _check_items(items: list[zipfile.ZipInfo], file: Path) -> None:
-    if any(item.filename.endswith(("code/__torch__.py", "constants.pkl")) for item in items):
-        raise BackboneError(
-            f"'{file.name}' is a TorchScript program, which would be run to be read: give its weights as safetensors."
-        )
-    # PyTorch never compresses: what is compressed may unfold to any size.
-    if any(item.compress_type != zipfile.ZIP_STORED for item in items):
-        raise BackboneError(f"'{file.name}' is a compressed archive, which PyTorch does not write: get the file again.")
-    if sum(max(item.file_size, item.compress_size) for item in items) > file.stat().st_size:
-        raise BackboneError(f"'{file.name}' claims to hold more than its size: get the file again.")
-
-
-def _unwrapped(state: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict within what training programs save, without the prefix that several processes leave."""
+    What was chosen among several is added to `notes`.
+    """
     for _ in range(3):
         if not isinstance(state, Mapping) or any(isinstance(value, Tensor) for value in state.values()):
             break
-        inner = next((state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping)), None)
+        if part and isinstance(state.get(part), Mapping):
+            state, part = state[part], ""
+            continue
+        inner = next((name for name in WRAPPERS if isinstance(state.get(name), Mapping)), None)
         if inner is None:
             break
-        state = inner
+        state = state[inner if part else _chosen(state, inner, file, notes)]
+    if part:
+        raise _lacks(part, file)
     if not isinstance(state, Mapping) or not state:
         raise BackboneError(f"'{file.name}' holds no weights by name: give the file of a state dict.")
     wrong = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if wrong:
         raise BackboneError(f"'{file.name}' holds more than weights ({str(wrong[0])[:60]!r}): give a state dict alone.")
     return _named(state, file)
+
+
+def _lacks(part: str, file: Path) -> BackboneError:
+    return BackboneError(f"'{file.name}' has no part {part[:40]!r}: leave it out, or name one that the file has.")
+
+
+def _chosen(state: Mapping[Any, Any], first: str, file: Path, notes: list[str]) -> str:
+    """The name of the network to take of those that have the tensors of `first`, which are told apart by no layout."""
+    own = _flat_names(state[first])
+    alike = [name for name, value in state.items() if isinstance(value, Mapping) and own & _flat_names(value)]
+    if len(alike) < 2:
+        return first
+    known = TAKEN.get(frozenset(alike))
+    if known is None:
+        names = " and ".join(repr(str(name)[:40]) for name in alike[:4])
+        raise BackboneError(
+            f"'{file.name}' holds the weights of {len(alike)} networks, {names}: say which is meant as the part, or "
+            "save that one as a file of its own."
+        )
+    others = " and ".join(f"'{name}'" for name in alike if name != known[0])
+    notes.append(f"Of the networks in '{file.name}', '{known[0]}' was taken and not {others}, as {known[1]}.")
+    return known[0]
+
+
+def _flat_names(state: Mapping[Any, Any], *, deep: int = 2) -> set[str]:
+    """The names of tensors, also one level below, without what several processes and a head put before them."""
+    names = set()
+    for name, value in itertools.islice(state.items(), MOST_TENSORS):
+        if isinstance(value, Tensor):
+            names.add(str(name).removeprefix("module.").removeprefix("backbone."))
+        elif isinstance(value, Mapping) and name in WRAPPERS and deep > 1:
+            names |= _flat_names(value, deep=deep - 1)
+    return names
 
 
 def _named(state: Mapping[str, Part], file: Path) -> dict[str, Part]:

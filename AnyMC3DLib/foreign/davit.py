@@ -13,6 +13,7 @@ from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Layout, Rule, count, need, rename
+from .published import assumed_network
 from .towers import add_plain_norm, agree, divided, prefix_of, tower, whole_number, whole_numbers
 from .vit import mlp_ratio, normalisation
 
@@ -74,8 +75,9 @@ class OriginalDaViT:
             Rule(r"head\..*", None),
         )
         tensors, dropped = rename(checkpoint.tensors, rules, layout=self)
+        assumed = assumed_network({}, tensors, layout=self)
         architecture = _architecture(self, checkpoint, tensors, {}, base="davit_tiny", known=DAVIT, window=7, size=224)
-        return Converted(architecture, tensors, dropped)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,9 @@ class OriginalFlorence2:
         )  # fmt: skip
         tensors, dropped = rename(inner, rules, layout=layout)
         config = checkpoint.config.get("vision_config", checkpoint.config)
+        assumed = assumed_network(config, tensors, layout=layout, fields=["num_heads"])
         architecture = _florence(layout, checkpoint, tensors, config, size=480 if medical else 768)
-        return Converted(architecture, tensors, (*outer, *dropped))
+        return Converted(architecture, tensors, (*outer, *dropped), assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +132,9 @@ class TransformersFlorence2:
         )
         tensors, dropped = rename(inner, rules, layout=self)
         config = checkpoint.config.get("vision_config", checkpoint.config)
-        return Converted(_florence(self, checkpoint, tensors, config, size=768), tensors, (*outer, *dropped))
+        assumed = assumed_network(config, tensors, layout=self, fields=["num_heads"])
+        architecture = _florence(self, checkpoint, tensors, config, size=768)
+        return Converted(architecture, tensors, (*outer, *dropped), assumed=assumed)
 
 
 def _stages(name: str, projection: str) -> tuple[Rule, ...]:

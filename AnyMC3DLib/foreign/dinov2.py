@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, Positions
 from .checkpoint import Checkpoint
-from .layout import Converted, Rule, need, rename
+from .layout import Converted, Network, Rule, need, rename
+from .published import assumed_network
 from .vit import (
     activation_of,
     heads_of,
@@ -85,8 +86,9 @@ class TransformersDINOv2:
         tensors, dropped = rename(checkpoint.tensors, TRANSFORMERS, layout=self)
         join_qkv(tensors)
         tensors = _positions_of_patches(tensors)
-        architecture = _architecture(checkpoint, tensors, Positions(antialias="reg_token" in tensors))
-        return Converted(architecture, tensors, dropped)
+        assumed = assumed_network(checkpoint.config, tensors, layout=self)
+        architecture = _architecture(checkpoint, tensors, Positions(antialias="reg_token" in tensors), assumed)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,9 @@ class OriginalDINOv2:
         tensors = _positions_of_patches(tensors)
         registers = "reg_token" in tensors
         positions = Positions(antialias=registers, offset=0.0 if registers else 0.1)
-        return Converted(_architecture(checkpoint, tensors, positions), tensors, dropped)
+        assumed = assumed_network({}, tensors, layout=self)
+        architecture = _architecture(checkpoint, tensors, positions, assumed)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 def _positions_of_patches(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,7 +127,9 @@ def _positions_of_patches(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**tensors, "cls_token": token, "pos_embed": stored[:, 1:]}
 
 
-def _architecture(checkpoint: Checkpoint, tensors: dict[str, Tensor], positions: Positions) -> Architecture:
+def _architecture(
+    checkpoint: Checkpoint, tensors: dict[str, Tensor], positions: Positions, assumed: Network | None
+) -> Architecture:
     wide = need(tensors, "blocks.0.mlp.fc1.weight", ndim=2).shape[0]
     swiglu = wide != need(tensors, "blocks.0.mlp.fc2.weight", ndim=2).shape[1]
     width = need(tensors, "patch_embed.proj.weight", ndim=4).shape[0]
@@ -135,7 +141,7 @@ def _architecture(checkpoint: Checkpoint, tensors: dict[str, Tensor], positions:
         family="DINOv2",
         base=f"vit_{'giant' if swiglu else 'small'}_patch14{middle}_dinov2",
         known=(f"vit_{SIZES[width]}_patch14{middle}_dinov2",) if width in SIZES else (),
-        heads=heads_of(checkpoint, width=width),
+        heads=heads_of(checkpoint.config, assumed),
         positions=positions,
         prefix_positions=not registers,
         norm_eps=number_of(checkpoint.config, "layer_norm_eps", 1e-6),

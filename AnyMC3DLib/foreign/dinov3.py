@@ -14,6 +14,7 @@ from ..errors import BackboneError
 from ..positions import rotary_periods
 from .checkpoint import Checkpoint
 from .layout import Converted, Rule, count, join, need, rename
+from .published import assumed_network
 from .vit import heads_of, mlp_ratio, normalisation, number_of, optional_prefix, refuse_oblong, vit_architecture
 
 LAYER = r"(?:model\.)?layer\.(\d+)\."
@@ -95,14 +96,16 @@ class TransformersDINOv3:
             )
         for n in range(count(tensors, r"blocks\.(\d+)\.")):
             _join(tensors, n)
+        assumed = assumed_network(config, tensors, layout=self)
         architecture = dinov3_architecture(
             checkpoint,
             tensors,
             Positions(kind="any"),
             theta=number_of(config, "rope_theta", THETA),
             norm_eps=number_of(config, "layer_norm_eps", 1e-5),
+            heads=heads_of(config, assumed, default=6),
         )
-        return Converted(architecture, tensors, dropped)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +130,9 @@ class OriginalDINOv3:
         positions = Positions(kind="any", rounded_periods=_are_rounded(periods))
         width = need(tensors, "cls_token", ndim=3).shape[2]
         heads = width // max(4 * len(periods), 1)
+        assumed = assumed_network({}, tensors, layout=self)
         architecture = dinov3_architecture(checkpoint, tensors, positions, theta=THETA, norm_eps=1e-5, heads=heads)
-        return Converted(architecture, tensors, dropped)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 def _mlp_name(name: str, names: dict[str, str]) -> str:
@@ -196,7 +200,7 @@ def dinov3_architecture(
     *,
     theta: float,
     norm_eps: float,
-    heads: int = 0,
+    heads: int,
 ) -> Architecture:
     """The architecture of `tensors` in timm's names, from which biases and registers that are none are taken out."""
     biased = _without_zeros(tensors)
@@ -218,7 +222,7 @@ def dinov3_architecture(
         family="DINOv3",
         base=f"vit_small{'_plus' if gated else ''}_patch16_dinov3{ending}",
         known=tuple(name for name in names if timm.is_model(name)),
-        heads=heads or heads_of(checkpoint, width=width, head_width=128 if width == 4096 else 64),
+        heads=heads,
         positions=positions,
         norm_eps=norm_eps,
         **normalisation(checkpoint, mean=IMAGENET_MEAN, std=IMAGENET_STD),

@@ -16,13 +16,15 @@ from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Rule, join, need, rename
 from .open_clip import OPENAI_MEAN, OPENAI_STD, OTHER_PARTS
-from .vit import normalisation, square, vit_architecture
+from .published import assumed_network
+from .vit import heads_of, normalisation, square, vit_architecture
 
 # Width of the one model that normalises behind attention, which its names do not show.
 POST_NORM = 1792
 # EVA-02 counts rotations as on this grid, whatever its own.
 ROTATED_GRID = (16, 16)
-HEADS = {1408: 16}
+# Width of the one that was taught by CLIP's colours, also where it stands alone.
+GIANT = 1408
 ROTATIONS = r"(?:blocks\.\d+\.attn\.)?rope\.freqs_(?:cos|sin)"
 NAMES = (
     Rule(ROTATIONS + r"|mask_token|(?:head|lm_head)\..*|(?:.*\.)?relative_position_index", None),
@@ -81,13 +83,15 @@ class OriginalEVA:
         for leaf in ("weight", "bias"):
             if masked and f"norm.{leaf}" in tensors:
                 tensors[f"fc_norm.{leaf}"] = tensors.pop(f"norm.{leaf}")
-        architecture = self._architecture(checkpoint, tensors, clip=clip, split=split, averages=averages)
+        assumed = assumed_network({}, tensors, layout=self)
+        heads = heads_of({}, assumed)
+        architecture = self._architecture(checkpoint, tensors, heads, clip=clip, split=split, averages=averages)
         grid = square(tensors["pos_embed"].shape[1] - 1)
-        _check_rotations(checkpoint, grid=grid, head=patch.shape[0] // _heads(patch.shape[0]))
-        return Converted(architecture, tensors, dropped)
+        _check_rotations(checkpoint, grid=grid, head=patch.shape[0] // heads)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
     def _architecture(
-        self, checkpoint: Checkpoint, tensors: dict[str, Tensor], *, clip: bool, split: bool, averages: bool
+        self, checkpoint: Checkpoint, tensors: dict[str, Tensor], heads: int, *, clip: bool, split: bool, averages: bool
     ) -> Architecture:
         width = need(tensors, "patch_embed.proj.weight", ndim=4).shape[0]
         separate = "blocks.0.mlp.fc1_g.weight" in tensors
@@ -105,22 +109,18 @@ class OriginalEVA:
             **rotated,
             **({"init_values": 0.1} if "blocks.0.gamma_1" in tensors else {}),
         }
-        mean, std = (OPENAI_MEAN, OPENAI_STD) if clip or width == max(HEADS) else (IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = (OPENAI_MEAN, OPENAI_STD) if clip or width == GIANT else (IMAGENET_MEAN, IMAGENET_STD)
         return vit_architecture(
             tensors,
             family=self.family,
             base="eva02_base_patch16_clip_224" if gated else "eva_giant_patch14_224",
             known=_known(tensors, gated=gated),
-            heads=_heads(width),
+            heads=heads,
             positions=Positions(antialias=False),
             norm_eps=1e-6,
             **normalisation(checkpoint, mean=mean, std=std),
             **more,
         )
-
-
-def _heads(width: int) -> int:
-    return HEADS.get(width, width // 64)
 
 
 def _prefix(checkpoint: Checkpoint) -> str:

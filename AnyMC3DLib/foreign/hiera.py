@@ -12,13 +12,13 @@ from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Layout, Rule, count, need, rename
+from .published import assumed_network
 from .towers import add_plain_norm, agree, divided, whole_numbers
 from .vit import mlp_ratio, normalisation, number_of, optional_prefix, square
 
-# timm's models by the width of their first stage, and how many heads it has.
+# timm's models by the width of their first stage.
 KNOWN = {"hiera_tiny_224": 96, "hiera_small_224": 96, "hiera_base_224": 96, "hiera_base_plus_224": 112,
          "hiera_large_224": 144, "hiera_huge_224": 256}  # fmt: skip
-FIRST_HEADS = {96: 1, 112: 2, 144: 2, 256: 4}
 BUILT_IN = {"patch_size": [7, 7], "patch_stride": [4, 4], "patch_padding": [3, 3], "query_stride": [2, 2],
             "num_query_pool": 3, "masked_unit_size": [8, 8], "hidden_act": "gelu",
             "masked_unit_attention": [True, True, False, False]}  # fmt: skip
@@ -55,7 +55,7 @@ class OriginalHiera:
             Rule(r"head\.projection\..*|mask_token|decoder_.*|multi_scale_fusion_heads\..*", None),
         )
         tensors, dropped = rename(checkpoint.tensors, rules, layout=self)
-        return Converted(_architecture(self, checkpoint, tensors), tensors, dropped)
+        return _converted(self, checkpoint, tensors, dropped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,17 +93,20 @@ class TransformersHiera:
                 ]
                 number += 1
         tensors, dropped = rename(checkpoint.tensors, optional_prefix(r"hiera\.", rules), layout=self)
-        return Converted(_architecture(self, checkpoint, tensors), tensors, dropped)
+        return _converted(self, checkpoint, tensors, dropped)
 
 
-def _architecture(layout: Layout, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> Architecture:
+def _converted(
+    layout: Layout, checkpoint: Checkpoint, tensors: dict[str, Tensor], dropped: tuple[str, ...]
+) -> Converted:
+    assumed = assumed_network(checkpoint.config, tensors, layout=layout, fields=["num_heads"])
     depth, config = count(tensors, r"blocks\.(\d+)\."), checkpoint.config
     starts = [n for n in range(depth) if n == 0 or f"blocks.{n}.proj.weight" in tensors]
     widths = [need(tensors, f"blocks.{n}.attn.proj.weight", ndim=2).shape[0] for n in starts]
     if len(starts) != 4 or widths != [widths[0] << n for n in range(4)]:
         raise BackboneError(f"Stages of the widths {widths} are not timm's Hiera: these weights cannot be read.")
     size = square(need(tensors, "pos_embed", ndim=3).shape[1]) * STRIDE
-    first = FIRST_HEADS.get(widths[0], max(1, widths[0] // 96))
+    first = assumed.heads if assumed else 1
     heads = divided(whole_numbers(config, "num_heads", [first << n for n in range(4)]), widths)
     if heads != [heads[0] << n for n in range(4)] or size % 32:
         raise BackboneError(
@@ -126,4 +129,5 @@ def _architecture(layout: Layout, checkpoint: Checkpoint, tensors: dict[str, Ten
         **normalisation(checkpoint, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
     add_plain_norm(tensors, "head.norm", widths[-1])
-    return shortest(architecture, [name for name, width in KNOWN.items() if (width, size) == (widths[0], 224)])
+    architecture = shortest(architecture, [name for name, width in KNOWN.items() if (width, size) == (widths[0], 224)])
+    return Converted(architecture, tensors, dropped, assumed=assumed)

@@ -16,15 +16,27 @@ from .checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
+class Network:
+    """A published network: its name, and the width and the heads of its first stage; `depth` counts all blocks."""
+
+    name: str
+    width: int
+    depth: int
+    heads: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Converted:
     """Weights in timm's names, for the network that `architecture` names.
 
-    `dropped` are the file's names of what the layout is known to hold besides, such as a text tower.
+    `dropped` are the file's names of what the layout is known to hold besides, such as a text tower. `assumed` is
+    the published network that these weights are taken to be of, where nothing states what tensors do not tell.
     """
 
     architecture: Architecture
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...] = ()
+    assumed: Network | None = None
 
 
 class Layout(Protocol):

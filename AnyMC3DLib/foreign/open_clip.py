@@ -39,10 +39,12 @@ def vision_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def colours(checkpoint: Checkpoint) -> dict[str, tuple[float, float, float]]:
-    """`mean` and `std` of the colours: as open_clip's config says, else OpenAI's, as open_clip takes them."""
+    """`mean` and `std` of the colours: as open_clip's config says, else the processor's file, else OpenAI's."""
     stated = part_of(checkpoint.config, "preprocess_cfg")
     processor = {f"image_{name}": stated[name] for name in ("mean", "std") if stated.get(name) is not None}
-    return normalisation(dataclasses.replace(checkpoint, processor=processor), mean=OPENAI_MEAN, std=OPENAI_STD)
+    if processor:
+        checkpoint = dataclasses.replace(checkpoint, processor=processor)
+    return normalisation(checkpoint, mean=OPENAI_MEAN, std=OPENAI_STD)
 
 
 def part_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

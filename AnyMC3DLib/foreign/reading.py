@@ -25,24 +25,29 @@ LONGEST_MESSAGE = 500
 
 @dataclasses.dataclass(frozen=True)
 class ForeignWeights:
-    """timm's network with the weights of `checkpoint`, and how they were understood."""
+    """timm's network with the weights of `checkpoint`, and how they were understood.
+
+    `notes` are sentences on what nobody stated and was assumed.
+    """
 
     model: nn.Module
     architecture: Architecture
     layout: Layout
     checkpoint: Checkpoint
     dropped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_weights(place: str | Path, *, layout: Layout | None = None) -> ForeignWeights:
+def read_weights(place: str | Path, *, layout: Layout | None = None, part: str = "") -> ForeignWeights:
     """Read a file or folder of weights in `layout`, or in whichever known layout it has.
 
+    `part` is which of the networks to read of a file that a training program saved.
     Raises BackboneError if it cannot be read safely, its layout is not known, or a tensor is missing, left over or
     of another shape than the network's.
     """
     file = Path(place).name
     try:
-        return _read(place, layout)
+        return _read(place, layout, part)
     except BackboneError as error:
         raise BackboneError(_presentable(str(error))) from error
     except MemoryError as error:
@@ -55,8 +60,8 @@ def read_weights(place: str | Path, *, layout: Layout | None = None) -> ForeignW
         ) from error
 
 
-def _read(place: str | Path, layout: Layout | None) -> ForeignWeights:
-    checkpoint = read_checkpoint(place)
+def _read(place: str | Path, layout: Layout | None, part: str) -> ForeignWeights:
+    checkpoint = read_checkpoint(place, part=part)
     for name in checkpoint.tensors:
         # Joined or added to others they would become numbers of the right type.
         if name.endswith(WEIGHTS) and not checkpoint.dtype_of(name).is_floating_point:
@@ -64,7 +69,11 @@ def _read(place: str | Path, layout: Layout | None) -> ForeignWeights:
     layout = layout or recognise(checkpoint)
     converted = layout.convert(checkpoint)
     model = _filled(converted, of=f"{layout.family} of {layout.library}")
-    return ForeignWeights(model, converted.architecture, layout, checkpoint, converted.dropped)
+    notes = checkpoint.notes
+    if converted.assumed:
+        name = converted.assumed.name
+        notes += (f"Its network is assumed to be that of {name}, since no config.json lies beside the weights.",)
+    return ForeignWeights(model, converted.architecture, layout, checkpoint, converted.dropped, notes)
 
 
 def _filled(converted: Converted, *, of: str) -> nn.Module:

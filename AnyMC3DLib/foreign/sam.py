@@ -13,12 +13,12 @@ from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Layout, Rule, count, need, rename
+from .published import assumed_network
 from .towers import agree, prefix_of, tower, whole_numbers
 from .vit import heads_of, mlp_ratio, normalisation, number_of
 
 # timm's models by width.
 KNOWN = {"samvit_base_patch16": 768, "samvit_large_patch16": 1024, "samvit_huge_patch16": 1280}
-HEAD_WIDTHS = {1280: 80}
 LEAF = r"\.(weight|bias)"
 BESIDE = ("prompt_encoder.", "mask_decoder.", "shared_image_embedding.", "pixel_mean", "pixel_std")
 
@@ -56,7 +56,7 @@ class OriginalSAM:
         tensors, dropped = rename(inner, rules, layout=self)
         if len(checkpoint.files) == 1 and checkpoint.files[0].lower().startswith("medsam"):
             checkpoint = dataclasses.replace(checkpoint, processor={"do_normalize": False, **checkpoint.processor})
-        return Converted(_architecture(self, checkpoint, tensors, {}), tensors, (*outer, *dropped))
+        return _converted(self, checkpoint, tensors, {}, (*outer, *dropped))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +94,17 @@ class TransformersSAM:
         tensors, dropped = rename(inner, rules, layout=self)
         config = checkpoint.config.get("vision_config", checkpoint.config)
         agree(config, {"hidden_act": "gelu"}, layout=self)
-        return Converted(_architecture(self, checkpoint, tensors, config), tensors, (*outer, *dropped))
+        return _converted(self, checkpoint, tensors, config, (*outer, *dropped))
 
 
-def _architecture(
-    layout: Layout, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> Architecture:
+def _converted(
+    layout: Layout,
+    checkpoint: Checkpoint,
+    tensors: dict[str, Tensor],
+    config: Mapping[str, Any],
+    dropped: tuple[str, ...],
+) -> Converted:
+    assumed = assumed_network(config, tensors, layout=layout)
     positions, patch = need(tensors, "pos_embed", ndim=4), need(tensors, "patch_embed.proj.weight", ndim=4)
     width, grid = patch.shape[0], positions.shape[1]
     if positions.shape[1] != positions.shape[2]:
@@ -121,9 +126,7 @@ def _architecture(
         "patch_size": patch.shape[2],
         "embed_dim": width,
         "depth": depth,
-        "num_heads": heads_of(
-            dataclasses.replace(checkpoint, config=config), width=width, head_width=HEAD_WIDTHS.get(width, 64)
-        ),
+        "num_heads": heads_of(config, assumed),
         "mlp_ratio": mlp_ratio(need(tensors, "blocks.0.mlp.fc1.weight", ndim=2).shape[0], width),
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "window_size": windowed.pop() if windowed else 0,
@@ -144,4 +147,5 @@ def _architecture(
         norm_eps=number_of(config, "layer_norm_eps", 1e-6),
         **normalisation(checkpoint, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     )
-    return shortest(architecture, [name for name, known in KNOWN.items() if known == width])
+    architecture = shortest(architecture, [name for name, known in KNOWN.items() if known == width])
+    return Converted(architecture, tensors, dropped, assumed=assumed)

@@ -12,7 +12,7 @@ from ..architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, Positions
 from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
-from .layout import Converted, Layout, Rule, count, need, rename
+from .layout import Converted, Layout, Network, Rule, count, need, rename
 from .towers import add_plain_norm, agree, divided, prefix_of, tower, whole_numbers
 from .vit import mlp_ratio, normalisation, number_of
 
@@ -157,4 +157,6 @@ def _converted(
     if name and (args["window_spec"], args["global_att_blocks"]) == (windows, everywhere):
         architecture = shortest(architecture, [name])
     add_plain_norm(tensors, "head.norm", widths[-1])
-    return Converted(architecture, tensors, dropped)
+    told = all(config.get(field) is not None for field in needed)
+    assumed = None if told or not name else Network(name, widths[0], depth, heads)
+    return Converted(architecture, tensors, dropped, assumed=assumed)

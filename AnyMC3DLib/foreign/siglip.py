@@ -14,8 +14,9 @@ from ..architecture import Architecture, Positions
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .clip import activation_of, standard_names, tower_prefix, tower_tensors, vision_config
-from .layout import Converted, Rule, need
-from .vit import normalisation, number_of, square, vit_architecture
+from .layout import Converted, Network, Rule, need
+from .published import assumed_network
+from .vit import heads_of, normalisation, number_of, square, vit_architecture
 
 HALF = (0.5, 0.5, 0.5)
 HEAD = (
@@ -25,8 +26,6 @@ HEAD = (
     Rule(r"head\.layernorm\.(weight|bias)", r"attn_pool.norm.\1"),
     Rule(r"head\.mlp\.(fc[12])\.(weight|bias)", r"attn_pool.mlp.\1.\2"),
 )
-# Widths whose published models have not one head for every 64 channels.
-HEADS = {1152: 16, 1536: 16}
 KINDS = ("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model")
 
 
@@ -65,11 +64,14 @@ class TransformersSigLIP:
         flexible = "patch_embed.proj.weight" in tensors and tensors["patch_embed.proj.weight"].ndim == 2
         if flexible:
             _unfold_patches(tensors)
-        return Converted(self._architecture(checkpoint, tensors, flexible=flexible), tensors, dropped)
+        assumed = assumed_network(vision_config(checkpoint), tensors, layout=self)
+        architecture = self._architecture(checkpoint, tensors, assumed, flexible=flexible)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
-    def _architecture(self, checkpoint: Checkpoint, tensors: dict[str, Tensor], *, flexible: bool) -> Architecture:
+    def _architecture(
+        self, checkpoint: Checkpoint, tensors: dict[str, Tensor], assumed: Network | None, *, flexible: bool
+    ) -> Architecture:
         config = vision_config(checkpoint)
-        width = need(tensors, "patch_embed.proj.weight", ndim=4).shape[0]
         whole = checkpoint.model_type in KINDS and config.get("vision_use_head", True)
         kind = "siglip" if whole or any(name.startswith("attn_pool.") for name in tensors) else "siglip_gap"
         activation = activation_of(config.get("hidden_act", "gelu_pytorch_tanh"))
@@ -79,7 +81,7 @@ class TransformersSigLIP:
             family=self.family,
             base=f"vit_base_patch16_{kind}_224",
             known=standard_names(tensors, f"{kind}_", prefix=0),
-            heads=int(number_of(config, "num_attention_heads", 12 if config else HEADS.get(width, width // 64))),
+            heads=heads_of(config, assumed),
             positions=Positions(mode="bilinear", antialias=True) if flexible else Positions(antialias=False),
             norm_eps=number_of(config, "layer_norm_eps", 1e-6),
             **normalisation(checkpoint, mean=HALF, std=HALF),

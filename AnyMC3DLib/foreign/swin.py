@@ -14,6 +14,7 @@ from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
 from .layout import Converted, Layout, Rule, count, join, need, rename
+from .published import assumed_network
 from .towers import agree, divided, whole_number, whole_numbers
 from .vit import mlp_ratio, normalisation, number_of, optional_prefix
 
@@ -21,7 +22,6 @@ from .vit import mlp_ratio, normalisation, number_of, optional_prefix
 KNOWN = {"swin_tiny_patch4_window7_224": (96, 224), "swin_small_patch4_window7_224": (96, 224),
          "swin_base_patch4_window7_224": (128, 224), "swin_base_patch4_window12_384": (128, 384),
          "swin_large_patch4_window7_224": (192, 224), "swin_large_patch4_window12_384": (192, 384)}  # fmt: skip
-HEAD_WIDTH = 32
 LEAF = r"\.(weight|bias)"
 TABLE = "relative_position_bias_table"
 
@@ -49,7 +49,9 @@ class OriginalSwin:
             Rule(rf"head{LEAF}", None),
         ]
         tensors, dropped = rename(checkpoint.tensors, rules, layout=self)
-        return Converted(_architecture(self, checkpoint, tensors, _stored_size(checkpoint)), tensors, dropped)
+        assumed = assumed_network({}, tensors, layout=self)
+        architecture = _architecture(self, checkpoint, tensors, _stored_size(checkpoint))
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,9 @@ class TransformersSwin:
             for leaf in ("weight", "bias"):
                 join(tensors, [f"{start}.{part}.{leaf}" for part in ("query", "key", "value")], f"{start}.qkv.{leaf}")
         size = whole_number(checkpoint.config, "image_size", 224)
-        return Converted(_architecture(self, checkpoint, tensors, size), tensors, dropped)
+        assumed = assumed_network(checkpoint.config, tensors, layout=self, fields=["num_heads"])
+        architecture = _architecture(self, checkpoint, tensors, size)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 def _downsampling(checkpoint: Checkpoint, layers: str) -> list[Rule]:
@@ -120,6 +124,8 @@ def _architecture(layout: Layout, checkpoint: Checkpoint, tensors: Mapping[str, 
     widths = [patch.shape[0] << n for n in range(stages)]
     table = need(tensors, f"layers.0.blocks.0.attn.{TABLE}", ndim=2)
     window = (math.isqrt(table.shape[0]) + 1) // 2
+    # Each head has a column in the tables of relative positions.
+    heads = [need(tensors, f"layers.{n}.blocks.0.attn.{TABLE}", ndim=2).shape[1] for n in range(stages)]
     if size % (patch.shape[2] << (stages - 1)):
         raise BackboneError(
             f"Slices of {size} pixels cannot be halved {stages - 1} times evenly: these weights cannot be read."
@@ -129,7 +135,7 @@ def _architecture(layout: Layout, checkpoint: Checkpoint, tensors: Mapping[str, 
         "patch_size": patch.shape[2],
         "embed_dim": patch.shape[0],
         "depths": [count(tensors, rf"layers\.{n}\.blocks\.(\d+)\.") for n in range(stages)],
-        "num_heads": divided(whole_numbers(config, "num_heads", [w // HEAD_WIDTH for w in widths]), widths),
+        "num_heads": divided(whole_numbers(config, "num_heads", heads), widths),
         "window_size": window,
         "mlp_ratio": mlp_ratio(need(tensors, "layers.0.blocks.0.mlp.fc1.weight", ndim=2).shape[0], widths[0]),
         "qkv_bias": "layers.0.blocks.0.attn.qkv.bias" in tensors,

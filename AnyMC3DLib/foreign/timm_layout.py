@@ -62,11 +62,9 @@ class TimmLayout:
         own = get_pretrained_cfg(name if f"{base}.{tag}" in timm.list_pretrained(f"{base}.*") else base)
         given = stated.get("pretrained_cfg", stated)
         given = given if isinstance(given, Mapping) else {}
-        colours = dataclasses.replace(
-            checkpoint,
-            processor={f"image_{key}": given.get(key, getattr(own, key, None) or usual)
-                       for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))},
-        )  # fmt: skip
+        known = {f"image_{key}": given.get(key, getattr(own, key, None) or usual)
+                 for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))}  # fmt: skip
+        colours = dataclasses.replace(checkpoint, processor={**known, **checkpoint.processor})
         architecture = Architecture(
             family=family_of(base, str(given.get("tag") or tag)),
             timm=base,

@@ -12,7 +12,7 @@ from ..architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, Positions
 from ..building import shortest
 from ..errors import BackboneError
 from .checkpoint import Checkpoint
-from .layout import Rule, count, join, need
+from .layout import Network, Rule, count, join, need
 
 # The Transformers library's names for activations, and timm's.
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu",
@@ -78,13 +78,15 @@ def square(patches: int) -> int:
     return side
 
 
-def heads_of(checkpoint: Checkpoint, *, width: int, head_width: int = 64, field: str = "num_attention_heads") -> int:
-    """How many attention heads: as the config says, else as many of the family's usual width as fit."""
-    if field not in checkpoint.config:
-        return width // head_width
-    stated = checkpoint.config[field]
+def heads_of(config: Mapping[str, Any], assumed: Network | None, *, default: int = 12) -> int:
+    """How many attention heads: as the config says, else its library's `default`; those of `assumed` without one."""
+    if assumed:
+        return assumed.heads
+    stated = config.get("num_attention_heads", default)
     if isinstance(stated, bool) or not isinstance(stated, int):
-        raise BackboneError(f"The config's '{field}' is {stated!r}, which is no number: get the config again.")
+        raise BackboneError(
+            f"The config's 'num_attention_heads' is {stated!r}, which is no number: get the config again."
+        )
     return stated
 
 
@@ -135,13 +137,33 @@ def number_of(config: Mapping[str, Any], field: str, default: float) -> float:
 def normalisation(
     checkpoint: Checkpoint, *, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> dict[str, tuple[float, float, float]]:
-    """`mean` and `std` of the colours as the processor's file beside the weights says, else the family's own."""
-    if checkpoint.processor.get("do_normalize") is False:
-        return {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    """`mean` and `std` of the colours as the processor's file beside the weights says, else the family's own.
+
+    They are for slices from 0 to 1, whatever the processor multiplies values from 0 to 255 by before: of
+    (255 f x - mean) / std, where x is from 0 to 1 and f that factor, the mean is mean / (255 f), and std likewise.
+    """
+    processor = checkpoint.processor
+    if processor.get("do_normalize") is False:
+        processor = {**processor, "image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    largest = _largest(processor)
     found = {}
     for name, own in (("mean", mean), ("std", std)):
-        stated = checkpoint.processor.get(f"image_{name}", own)
+        stated = processor.get(f"image_{name}", own)
         if not isinstance(stated, (list, tuple)) or len(stated) != 3:
             raise BackboneError(f"The processor's 'image_{name}' is {stated!r}, not three numbers: get its file again.")
-        found[name] = tuple(number_of({name: value}, name, 0) for value in stated)
+        found[name] = tuple(number_of({name: value}, name, 0) / largest for value in stated)
     return found
+
+
+def _largest(processor: Mapping[str, Any]) -> float:
+    """What the processor makes of the value 255 before it standardises: 1 for the usual factor of 1 / 255."""
+    if processor.get("rescale_offset"):
+        raise BackboneError(
+            "The processor's 'rescale_offset' moves values before they are standardised, which is not reproduced here: "
+            "put mean and standard deviation in its place."
+        )
+    factor = number_of(processor, "rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    if factor <= 0:
+        raise BackboneError(f"The processor's 'rescale_factor' is {factor:g}, not above 0: get its file again.")
+    # Else rounding would move the colours of every model.
+    return 1.0 if math.isclose(255 * factor, 1, rel_tol=1e-6) else 255 * factor

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..architecture import IMAGENET_MEAN, IMAGENET_STD, Architecture, Positions
 from .checkpoint import Checkpoint
 from .layout import Converted, Rule, need, rename
+from .published import assumed_network
 from .vit import (
     activation_of,
     heads_of,
@@ -66,8 +67,6 @@ ORIGINAL = (
     ),
 )
 SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
-# The largest of them has heads of 80, not 64.
-HEADS = {1280: 16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,16 +96,18 @@ class _Transformers:
         refuse_oblong(checkpoint.config)
         tensors, dropped = rename(checkpoint.tensors, TRANSFORMERS, layout=self)
         join_qkv(tensors)
+        assumed = assumed_network(checkpoint.config, tensors, layout=self)
         architecture = _architecture(
             checkpoint,
             tensors,
             family=self.family,
+            heads=heads_of(checkpoint.config, assumed),
             positions=Positions(antialias=False),
             norm_eps=number_of(checkpoint.config, "layer_norm_eps", 1e-12),
             mean=self.mean,
             std=self.std,
         )
-        return Converted(architecture, tensors, dropped)
+        return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,8 +236,11 @@ def _original(
     positions: Positions,
 ) -> Converted:
     tensors, dropped = rename(checkpoint.tensors, rules, layout=layout)
-    architecture = _architecture(checkpoint, tensors, family=family, positions=positions, norm_eps=1e-6)
-    return Converted(architecture, tensors, dropped)
+    assumed = assumed_network({}, tensors, layout=layout)
+    architecture = _architecture(
+        checkpoint, tensors, family=family, heads=heads_of({}, assumed), positions=positions, norm_eps=1e-6
+    )
+    return Converted(architecture, tensors, dropped, assumed=assumed)
 
 
 def _architecture(
@@ -244,6 +248,7 @@ def _architecture(
     tensors: dict[str, Tensor],
     *,
     family: str,
+    heads: int,
     positions: Positions,
     norm_eps: float,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -261,7 +266,7 @@ def _architecture(
         family=family,
         base=f"{start}_base_patch16_224",
         known=(name,) if timm.is_model(name) else (),
-        heads=heads_of(checkpoint, width=width, head_width=width // HEADS.get(width, max(width // 64, 1))),
+        heads=heads,
         positions=positions,
         norm_eps=norm_eps,
         **normalisation(checkpoint, mean=mean, std=std),

@@ -38,8 +38,14 @@ class FeatureCache:
         self._bytes = 0
         self._places: dict[str, Path] = {}
         self._read: set[Path] = set()
-        # How many cases were asked for, and how many of them were there.
-        self.asked, self.found = 0, 0
+        # What was asked for and was not made here, and how much of it was there.
+        self._made: set[str] = set()
+        self._asked, self._found = 0, 0
+
+    @property
+    def reused(self) -> float:
+        """The part (0 to 1) of the cases that others had embedded."""
+        return self._found / self._asked if self._asked else 0.0
 
     def find(self, keys: Sequence[str]) -> dict[str, dict[str, Tensor]]:
         """The embeddings [S, D] by view of those keys that are there."""
@@ -51,13 +57,16 @@ class FeatureCache:
         found = {key: self._held[key] for key in keys if key in self._held}
         for place, missing in wanted.items():
             found |= self._load(place, missing)
-        self.asked, self.found = self.asked + len(keys), self.found + len(found)
+        others = [key for key in keys if key not in self._made]
+        self._asked += len(others)
+        self._found += sum(key in found for key in others)
         return found
 
     def keep(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Keep embeddings [S, D] by key and view."""
         if not embeddings:
             return
+        self._made |= set(embeddings)
         self._hold(embeddings)
         if self._folder is None:
             return

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import MemoryShortage
 from ..memory import free_memory, is_out_of_memory, release_memory
 from ..model import PluginNetwork, padded
 from ..spec import ViewSpec
@@ -94,6 +95,8 @@ class GradientStep:
         if self._decoder is not None and masks is not None and any(mask is not None for mask in masks):
             return self._with_masks(batch, masks, mask_divisor)
         mode, usable = self.mode, self._usable
+        if self.network.learns_across_studies:
+            return self._together(batch)
         if mode == "auto":
             mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
         fresh = all(p.grad is None for p in self._parameters())
@@ -110,6 +113,19 @@ class GradientStep:
         logger.warning("A training step did not fit in memory; from now on slices are computed twice.")
         self.mode = "memory"
         return self._in_fitting_chunks(batch, fresh)
+
+    def _together(self, batch: _Batch) -> float:
+        """In one piece, since in several it would be another step; raises MemoryShortage if it does not fit."""
+        try:
+            return self._at_once([list(range(len(batch.studies)))], batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        self._forget_step()
+        raise MemoryShortage(
+            f"A step of {len(batch.studies)} studies does not fit in memory, and batch norms need it in one piece: "
+            "choose a smaller batch or size."
+        )
 
     def _in_fitting_chunks(self, batch: _Batch, fresh: bool) -> float:
         """In as many slices at once as fit: half as many after each time that they did not, down to one."""

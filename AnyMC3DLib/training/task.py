@@ -120,7 +120,7 @@ def _files_by_name() -> dict[str, Path]:
 
 def _of_medmnist() -> ModuleType:
     # That module builds its tasks with this one's functions.
-    from ..benchmark import medmnist
+    from . import medmnist
 
     return medmnist
 

@@ -38,12 +38,16 @@ SUSPENDED = "The training has saved where it stands: go on with --resume."
 
 @dataclasses.dataclass(frozen=True)
 class EpochResult:
-    """What an epoch gave; `score` is the monitored figure of the validation cases, NaN without them."""
+    """What an epoch gave; `score` is the monitored figure of the validation cases, NaN without them.
+
+    `whole` is False for one that was stopped within.
+    """
 
     phase: str
     epoch: int
     loss: float
     score: float
+    whole: bool = True
 
 
 @dataclasses.dataclass
@@ -190,6 +194,8 @@ class Trainer:
                 self._save(phase, position)
             last = epoch == phase.epochs - 1 or self._stopping() or self._waited_enough(phase, position)
             self._end_epoch(phase, position, phase.held(last=last), setting.validation)
+            if phase.name == WarmUp.name:
+                self._report("Training on frozen embeddings", epoch + 1, phase.epochs)
             position.batch, position.losses = 0, []
             position.epoch += 1
             # What was stopped within an epoch has its state of then, from which the epoch can be ended another time.
@@ -250,7 +256,8 @@ class Trainer:
         if held is not None and validation is not None:
             figures = probabilities_from(self.network, held)
             score = score_of(self.recipe.monitor, self.network.spec, validation.targets, figures)
-        result = EpochResult(phase.name, position.epoch + 1, float(np.mean(position.losses)), score)
+        whole = position.batch == phase.batches
+        result = EpochResult(phase.name, position.epoch + 1, float(np.mean(position.losses)), score, whole)
         self.history.append(result)
         logger.info("%s epoch %d: loss %.4f, validation score %.4f", phase.name, result.epoch, result.loss, score)
         self._tell(result)

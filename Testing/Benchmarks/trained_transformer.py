@@ -30,7 +30,7 @@ from AnyMC3DLib.catalogue import BackboneEntry
 from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.files import write_text
 from AnyMC3DLib.heatmap import heatmap
-from AnyMC3DLib.opening import backbone_of, create_model, open_backbone
+from AnyMC3DLib.opening import create_model, open_backbone, open_entry
 from AnyMC3DLib.phantom import Phantom, head_phantom
 from AnyMC3DLib.prediction import Study
 from AnyMC3DLib.spec import BackboneRef, LoRASpec
@@ -38,7 +38,6 @@ from AnyMC3DLib.training.cases import Case
 from AnyMC3DLib.training.metrics import auc
 from AnyMC3DLib.training.run import train_plugin
 from AnyMC3DLib.training.task import TaskSpec, read_task
-from AnyMC3DLib.weights import load_weights
 
 SIDE = 96
 STUDENT = BackboneEntry(
@@ -68,9 +67,7 @@ def main() -> None:
     weights = Path(options.weights)
     if not weights.exists():
         distil(weights, Path(options.data))
-    student = create_model(STUDENT)
-    load_weights(student, STUDENT, file=weights)
-    backbones = {"small ViT": backbone_of(student, STUDENT), "EfficientNet-Lite0": open_backbone(TEACHER)}
+    backbones = {"small ViT": open_entry(STUDENT, weights=weights), "EfficientNet-Lite0": open_backbone(TEACHER)}
     rows = []
     for seed in map(int, options.seeds.split(",")):
         for name, backbone in backbones.items():

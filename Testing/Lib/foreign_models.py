@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,24 @@ from torch import Tensor, nn
 
 from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.errors import BackboneError
+from AnyMC3DLib.foreign import published
+from AnyMC3DLib.foreign.layout import Network
 from AnyMC3DLib.foreign.reading import ForeignWeights, read_weights
+
+
+def published_too(*networks: tuple[str, int, int, int]) -> Callable[..., None]:
+    """A fixture for a test file, by which small networks of (family, width, depth, heads) count as published.
+
+    Files of the authors' own layouts have no config that would tell the heads.
+    """
+
+    @pytest.fixture(autouse=True)
+    def small_networks_count_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+        for family, width, depth, heads in networks:
+            more = Network(f"small {family}", width, depth, heads)
+            monkeypatch.setitem(published.NETWORKS, family, (*published.NETWORKS[family], more))
+
+    return small_networks_count_as_published
 
 
 def randomised(model: nn.Module, *, seed: int = 0, std: float = 0.2) -> nn.Module:

@@ -15,6 +15,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,37 @@ def of_parts_twice(values: dict[str, torch.Tensor], _: Path) -> bytes:
         warnings.simplefilter("ignore")
         archive.writestr("archive/data.pkl", copied(b"ccollections\nOrderedDict\nh\x01\x85R"))
     return stream.getvalue()
+
+
+def renamed(change: Callable[[str], str], content: bytes) -> Builder:
+    """PyTorch's archive with another pickle, and with other names of its parts."""
+
+    def make(values: dict[str, torch.Tensor], _: Path) -> bytes:
+        result = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(saved_bytes(values))) as old, zipfile.ZipFile(result, "w") as new:
+            for name in old.namelist():
+                new.writestr(change(name), content if name.endswith("data.pkl") else old.read(name))
+        return result.getvalue()
+
+    return raw(make)
+
+
+def with_hidden_name(content: bytes) -> Builder:
+    """An archive whose pickle has another name in a field that some readers believe, and PyTorch's does not."""
+
+    def make(values: dict[str, torch.Tensor], _: Path) -> bytes:
+        result = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(saved_bytes(values))) as old, zipfile.ZipFile(result, "w") as new:
+            for name in old.namelist():
+                part = zipfile.ZipInfo(name)
+                if name.endswith("data.pkl"):
+                    other = b"archive/notes"
+                    checked = b"\x01" + struct.pack("<I", zlib.crc32(name.encode())) + other
+                    part.extra = struct.pack("<HH", 0x7075, len(checked)) + checked
+                new.writestr(part, content if name.endswith("data.pkl") else old.read(name))
+        return result.getvalue()
+
+    return raw(make)
 
 
 TEXT = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"q\x01"
@@ -447,6 +479,20 @@ FILES: dict[str, Builder] = {
     "an archive that unfolds to half a gigabyte": raw(bomb),
     "an archive that claims larger sizes": raw(larger_sizes),
     "an archive without its pickle": rezipped(lambda n, content: b"" if n.endswith("data.pkl") else content),
+    "an archive whose pickle is in capital letters": renamed(
+        lambda name: name.replace("data.pkl", "data.PKL"), copied(b"ccollections\nOrderedDict\nh\x01\x85R")
+    ),
+    "an archive whose names are all in capital letters": renamed(
+        str.upper, copied(b"ccollections\nOrderedDict\nh\x01\x85R")
+    ),
+    "an archive whose pickle ends in capital letters and has a good one beside it": renamed(
+        lambda name: name.replace("data.pkl", "Data.Pkl").replace("byteorder", "more.PKL"),
+        copied(b"ccollections\nOrderedDict\nh\x01\x85R"),
+    ),
+    "a TorchScript program in capital letters": renamed(
+        lambda name: name.replace("byteorder", "CONSTANTS.PKL"), pickle.dumps({}, protocol=2)
+    ),
+    "an archive whose pickle has a second name": with_hidden_name(copied(b"ccollections\nOrderedDict\nh\x01\x85R")),
     "an archive without its data": rezipped(lambda n, content: b"" if "/data/" in n else content),
     "an archive with half its data": rezipped(lambda n, content: content[::2] if "/data/" in n else content),
     **{

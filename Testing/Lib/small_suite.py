@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,8 @@ def read_small(suite: Path) -> tuple[list[RowConfig], dict[str, Dataset]]:
 
 def run_small(suite: Path, results: Path, **settings: object) -> running.Summary:
     """Run the suite as the command does."""
-    return run_suite(*read_small(suite), Running(results=results, cache=results / "cache", **settings))
+    settings = {"apart": False, "cache": results / "cache", **settings}
+    return run_suite(*read_small(suite), Running(results=results, **settings))
 
 
 def run_until_killed(suite: Path, results: Path, moment: int) -> None:
@@ -105,6 +107,11 @@ def run_until_killed(suite: Path, results: Path, moment: int) -> None:
 
     Control.check = count  # type: ignore[method-assign]
     run_small(suite, results)
+
+
+def run_and_tell(suite: Path, results: Path, done: SimpleQueue) -> None:
+    """Run the suite and put into `done` how many rows were computed."""
+    done.put(run_small(suite, results).done)
 
 
 def without_times(row: Row) -> dict:

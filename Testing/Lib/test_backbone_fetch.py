@@ -338,6 +338,30 @@ def test_a_damaged_file_in_the_cache_is_refused(hub: Hub, monkeypatch: pytest.Mo
         fetch_backbone("tiny", accept=never)
 
 
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_cache_that_was_copied_without_its_links_is_asked_about_since_nothing_can_check_it(
+    agrees: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = put_into_the_cache(hub)
+    content = place.read_bytes()
+    place.unlink()
+    place.write_bytes(content)
+    point_to("http://127.0.0.1:9", monkeypatch)
+    questions: list[str] = []
+
+    def accept(question: str) -> bool:
+        questions.append(question)
+        return agrees
+
+    if agrees:
+        assert fetch_backbone("tiny", accept=accept).digest == digest_of(MODEL)
+    else:
+        with pytest.raises(Cancelled, match="'tiny' was not fetched, as you chose"):
+            fetch_backbone("tiny", accept=accept)
+    (question,) = questions
+    assert "cannot be checked" in question
+
+
 def test_an_empty_cache_without_a_network_that_is_wanted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(BackboneError, match="HF_HUB_OFFLINE forbids to download them"):
@@ -423,7 +447,10 @@ def failing(error: Exception) -> Callable[..., str]:
         (OSError(28, "No space left on device"), "store' is full"),
         (PermissionError(13, "Permission denied"), "store' cannot be read or written"),
         (OSError("consistency check failed"), "the connection broke"),
-        (RuntimeError("anything"), "the connection broke"),
+        (ConnectionResetError(104, "Connection reset by peer"), "the connection broke"),
+        (type("ReadTimeout", (Exception,), {"__module__": "httpx2._exceptions"})("slow"), "the connection broke"),
+        (RuntimeError("anything"), "'tiny' could not be fetched (RuntimeError: anything): fetch it again"),
+        (OSError(36, "File name too long"), "'tiny' could not be fetched (OSError: [Errno 36] File name too long)"),
     ],
 )
 def test_a_download_that_fails_is_said_in_one_sentence(
@@ -462,7 +489,11 @@ def test_an_unknown_name_is_refused_without_asking_the_hub(hub: Hub) -> None:
 
 def test_a_backbone_that_is_a_file_alone_is_refused_with_its_page(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     list_entry(dataclasses.replace(ENTRY, weights=(WeightSource(kind="file"),)), monkeypatch)
-    with pytest.raises(BackboneError, match=r"get them from https://hub.example/tiny.*import FILE --as tiny"):
+    with pytest.raises(
+        BackboneError,
+        match=r"'tiny' cannot be fetched by this program: download the folder from https://hub.example/tiny, then use "
+        r"'anymc3d backbone import FOLDER --as tiny'",
+    ):
         fetch_backbone("tiny", accept=never)
     assert not hub.asked
 

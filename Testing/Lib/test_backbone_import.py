@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from stored import SIZE, dinov2_folder, small_vit, tensors_of
 from torch import Tensor
 
-from AnyMC3DLib import backbone_import, catalogue
+from AnyMC3DLib import backbone_import
 from AnyMC3DLib.backbone_import import check_outputs, import_backbone, parts_of
 from AnyMC3DLib.backbone_store import InstalledBackbone, find_installed, installed
 from AnyMC3DLib.building import build_network
-from AnyMC3DLib.catalogue import BackboneEntry, find_backbone, list_backbones
+from AnyMC3DLib.catalogue import find_backbone, list_backbones
 from AnyMC3DLib.errors import BackboneError
 from AnyMC3DLib.foreign.checkpoint import read_checkpoint
 from AnyMC3DLib.foreign.reading import read_weights
@@ -101,23 +101,6 @@ def test_an_installed_backbone_is_opened_by_its_name(source: Path) -> None:
     record = import_backbone(source, id="mine")
     backbone = open_backbone("mine")
     assert (backbone.id, backbone.digest, backbone.architecture) == ("mine", record.digest, record.architecture)
-
-
-def test_an_installed_backbone_of_the_catalogues_name_keeps_what_the_catalogue_says(
-    source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = read_weights(source).architecture
-    listed = BackboneEntry(
-        id="dinov2_tiny", timm=read.timm, model_args=read.model_args, title="DINOv2 tiny", licence="Apache-2.0",
-        hub="https://hub/dinov2", recommended=True,
-    )  # fmt: skip
-    for module in (catalogue, backbone_import):
-        monkeypatch.setattr(module, "read_catalogue", lambda: {"dinov2_tiny": listed})
-    record = import_backbone(source, id="dinov2_tiny")
-    assert (record.title, record.licence_name) == ("DINOv2 tiny", "Apache-2.0")
-    entry = find_backbone("dinov2_tiny")
-    assert (entry.hub, entry.recommended, entry.weights[0].kind) == ("https://hub/dinov2", True, "installed")
-    assert list(list_backbones()) == ["dinov2_tiny"]
 
 
 def test_the_catalogues_name_of_another_network_is_refused(source: Path, store: Path) -> None:

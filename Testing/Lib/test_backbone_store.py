@@ -198,6 +198,28 @@ DAMAGED = {
     "a newer version": with_record(format_version=2),
     "a field of a wrong type": with_record(parameters="many"),
     "another backbone's file": with_record(id="other"),
+    "a version that steers the terminal": with_record(format_version="\x1b[2J"),
+    "a title that steers the terminal": with_record(title="\x1b[2J\x1b]0;owned\x07"),
+    "a name of a licence that steers the terminal": with_record(licence_name="MIT\x1b[31m"),
+    "a source that steers the terminal": with_record(source_files=["a\x1b[2J.pth"]),
+    "a part that steers the terminal": with_record(left_out={"\x1b[2J": 1}),
+    "arguments that steer the terminal": with_record(
+        architecture={"family": "ViT", "timm": "test_vit", "model_args": {"act_layer": ["\x1b[2J"]}}
+    ),
+    "deep arguments": packed(
+        {
+            "__metadata__": {
+                METADATA_KEY: json.dumps(
+                    {
+                        **record("bad").to_dict(),
+                        "architecture": {"family": "ViT", "timm": "test_vit", "model_args": {"a": 0}},
+                    }
+                ).replace('{"a": 0}', '{"a":' * 900 + "0" + "}" * 900)
+            }
+        }
+    ),
+    "a title without end": with_record(title="x" * 301),
+    "a licence without end": with_record(licence="x" * 100_001),
 }
 
 
@@ -211,11 +233,42 @@ def test_a_damaged_file_is_named_in_a_warning_and_the_others_are_listed(
         assert list(installed(folder)) == ["mine"]
     (warning,) = caplog.messages
     assert "'bad.safetensors'" in warning
-    assert "\n" not in warning
+    assert warning.isprintable()
     with pytest.raises(BackboneError, match=r"'bad\.safetensors'"):
         find_installed("bad", folder)
     remove("bad", folder)
     assert not place_of("bad", folder).exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such names")
+def test_the_name_of_a_copied_file_cannot_steer_the_terminal(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "bad\x1b[2J.safetensors").write_bytes(b"")
+    (problem,) = look_into(folder).problems
+    assert problem.isprintable() and "'bad?[2J.safetensors'" in problem
+
+
+def test_a_licence_of_many_lines_is_none_of_those(folder: Path) -> None:
+    install(small_vit(), record(licence="One.\n\tTwo.\n"), folder)
+    assert installed(folder)["mine"].licence == "One.\n\tTwo.\n"
+
+
+def test_a_record_that_could_not_be_read_again_is_not_written(folder: Path) -> None:
+    with pytest.raises(BackboneError, match=r"has the text 'a\\x1b\.pth', which is no line"):
+        install(small_vit(), record(source_files=("a\x1b.pth",)), folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("place", ["replace", "unlink"])
+def test_a_file_that_is_in_use_is_said_to_be(folder: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(small_vit(), record(), folder)
+
+    def in_use(*_: object, **__: object) -> None:
+        raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+
+    monkeypatch.setattr(Path, place, in_use)
+    with pytest.raises(BackboneError, match=r"mine\.safetensors' cannot be written \(The process.*close the programs"):
+        install(small_vit(), record(), folder, overwrite=True)
 
 
 def test_a_file_that_is_being_written_is_not_listed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

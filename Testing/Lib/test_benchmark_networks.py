@@ -411,11 +411,8 @@ def test_the_trainer_trains_a_3d_network_as_a_whole(mode: str) -> None:
     trainer.fit(cases, cases)
     assert_learnt(trainer)
     changed = {name for name, tensor in backbone.model.state_dict().items() if not torch.equal(tensor, before[name])}
-    # Alone in memory, volume by volume, nothing is learnt of statistics.
-    wanted = {
-        name for name in before if mode == "speed" or not name.endswith(("running_mean", "running_var", "tracked"))
-    }
-    assert changed == wanted
+    # A batch passes in one piece, however little memory is asked for: batch norms are of all its volumes.
+    assert changed == set(before)
     assert not backbone.model.training
     figures = trainer.predict(cases)
     assert figures.shape == (16, 2) and np.isfinite(figures).all()

@@ -19,20 +19,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from AnyMC3DLib.benchmark.arenas import ask
-from AnyMC3DLib.benchmark.gaps import Gap, Measured
-from AnyMC3DLib.benchmark.groups import Entry, Group, gather, grouped
-from AnyMC3DLib.benchmark.guide import advise
-from AnyMC3DLib.benchmark.labels import signed, value_words
-from AnyMC3DLib.benchmark.questions import AXES, Question
+from AnyMC3DLib.benchmark.names import NAMES
 from AnyMC3DLib.benchmark.report import write_report
-from AnyMC3DLib.benchmark.report_tables import rank_tables
+from AnyMC3DLib.benchmark.report.groups import Group, gather, grouped
+from AnyMC3DLib.benchmark.report.labels import signed
 from AnyMC3DLib.benchmark.rows import ResultsTable
 from AnyMC3DLib.benchmark.statistics import delong
-from AnyMC3DLib.benchmark.verdict import judge
-from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.training import metrics
-from AnyMC3DLib.training.metrics import Estimate
 
 TWO, THREE = given.TWO, given.THREE
 METHOD, SHARE, SIZE = given.QUESTIONS
@@ -46,19 +39,24 @@ class Reader(HTMLParser):
         super().__init__()
         self.tables: list[list[list[str]]] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.in_table = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         if tag == "table":
             self.tables.append([])
+            self.in_table = True
         elif tag == "tr":
             self.tables[-1].append([])
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
 
+    def handle_endtag(self, tag: str) -> None:
+        self.in_table = self.in_table and tag != "table"
+
     def handle_data(self, data: str) -> None:
-        if self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if self.in_table and self.tables[-1] and self.tables[-1][-1]:
             self.tables[-1][-1][-1] = " ".join(f"{self.tables[-1][-1][-1]} {data}".split())
 
 
@@ -89,7 +87,7 @@ class Written:
 @pytest.fixture(autouse=True, scope="module")
 def few_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "RESAMPLES", 40)
+        patch.setattr(metrics, "RESAMPLES", 200)
         yield
 
 
@@ -106,49 +104,58 @@ def groups_of(table: ResultsTable) -> list[Group]:
     return grouped(gather(table, given.configs()))
 
 
-def averaged(table: ResultsTable, method: str, dataset: str, *, seeds: tuple[int, ...], **fields: object) -> np.ndarray:
-    rows = [given.config(method, dataset, seed=seed, **fields) for seed in seeds]
-    return np.mean([table.predictions(row.key).probabilities for row in rows], axis=0)
+def aurocs(table: ResultsTable, method: str, dataset: str, *, seeds: tuple[int, ...], **fields: object) -> list[float]:
+    """Of a binary dataset, with scikit-learn."""
+    said = [table.predictions(given.config(method, dataset, seed=seed, **fields).key) for seed in seeds]
+    return [float(roc_auc_score(each.targets, each.probabilities[:, 1])) for each in said]
 
 
 # The numbers
 
 
-def test_a_table_has_the_mean_of_the_seeds_and_the_auroc_of_averaged_probabilities(
-    written: Written,
-) -> None:
+def test_a_table_has_the_mean_of_the_seeds_with_an_interval_that_holds_it(written: Written) -> None:
     table = next(t for t in Reader(written.page).tables if t[0][0] == "Compared")
     cells = next(row for row in table if row[0].startswith("AnyMC3D"))
     rows = [written.table.row(given.config("anymc3d", TWO, seed=seed).key) for seed in given.SEEDS]
-    values = [row.figure("auroc")[0] for row in rows]
-    assert cells[1].split() == [f"{np.mean(values):.3f}", "seeds", *", ".join(f"{v:.3f}" for v in values).split()]
-    mean = averaged(written.table, "anymc3d", TWO, seeds=given.SEEDS)
-    targets = written.table.predictions(rows[0].key).targets
-    assert cells[2].split()[0] == f"{roc_auc_score(targets, mean[:, 1]):.3f}"
-    assert cells[7] == "410 thousand"
-    assert cells[8].split()[0] == f"{np.mean([row.minutes for row in rows]):.1f}"
-    assert cells[9] == "1901"
+    values = aurocs(written.table, "anymc3d", TWO, seeds=given.SEEDS)
+    assert cells[1].split()[0] == f"{np.mean(values):.3f}"
+    assert cells[1].endswith("seeds " + ", ".join(f"{v:.3f}" for v in values))
+    low, high = map(float, re.search(r"\(([\d.]+) to ([\d.]+)\)", cells[1]).groups())
+    assert low < np.mean(values) < high
+    assert cells[6] == "410 thousand"
+    assert cells[7].split()[0] == f"{np.mean([row.minutes for row in rows]):.1f}"
+    assert cells[8] == "1901"
 
 
-def test_a_difference_is_of_the_seeds_that_both_have(written: Written) -> None:
+def test_a_difference_is_the_mean_over_the_seeds_that_both_have_and_not_that_of_ensembles(written: Written) -> None:
     lines = written.lines("differences.csv")
     line = next(x for x in lines if x["question"] == "method" and x["place"] == TWO and x["first"] == "3D ResNet-18")
     assert line["second"] == "AnyMC3D"
     assert line["seeds"] == "0 1", "seed 2 of the first failed"
-    first, second = (averaged(written.table, m, TWO, seeds=(0, 1))[:, 1] for m in ("resnet18-3d", "anymc3d"))
-    targets = written.table.predictions(given.config("anymc3d", TWO).key).targets
-    expected = delong(targets, first, second)
+    first, second = (aurocs(written.table, m, TWO, seeds=(0, 1)) for m in ("resnet18-3d", "anymc3d"))
+    expected = float(np.mean(np.subtract(first, second)))
+    assert float(line["auroc"]) == pytest.approx(expected, abs=1e-9)
+    assert float(line["auroc_low"]) < expected < float(line["auroc_high"])
+    assert int(line["comparisons"]) == 2
+    assert float(line["auroc_low_at_once"]) < float(line["auroc_low"]), "of two comparisons each is wider"
+    assert line["delong_p"] == "", "there are two seeds"
+    assert len(line["rows"].split()) == 4
+    assert signed(expected) in written.part("method")
+
+
+def test_delong_is_told_where_there_is_one_seed_and_corrected_for_the_comparisons(tmp_path: Path) -> None:
+    table, rows = ResultsTable(tmp_path), [given.config(m, d) for d in (TWO, THREE) for m in given.SKILL]
+    for row in rows:
+        table.add(given.done(row, given.predictions(row)), given.predictions(row))
+    page = write_report(table, rows, [METHOD], title="t", folder=tmp_path, tasks=given.tasks())
+    lines = Written(table, tmp_path, page.read_text(encoding="utf-8")).lines("differences.csv")
+    assert [bool(line["delong_p"]) for line in lines] == [line["place"].startswith(TWO) for line in lines]
+    line = next(line for line in lines if line["place"] == TWO and line["first"] == "Frozen backbone")
+    one, other = (table.predictions(given.config(m, TWO).key) for m in ("frozen", "anymc3d"))
+    expected = delong(one.targets, one.probabilities[:, 1], other.probabilities[:, 1])
     assert float(line["auroc"]) == pytest.approx(expected.value, abs=1e-9)
-    assert float(line["auroc_low"]) < expected.value < float(line["auroc_high"])
     assert float(line["delong_p"]) == pytest.approx(expected.p, rel=1e-6)
     assert float(line["holm_p"]) >= float(line["delong_p"])
-    assert len(line["rows"].split()) == 4
-    assert signed(expected.value) in written.part("method")
-
-
-def test_delong_is_left_out_where_a_task_has_more_than_two_classes(written: Written) -> None:
-    for line in written.lines("differences.csv"):
-        assert bool(line["delong_p"]) == line["place"].startswith(TWO)
 
 
 def test_the_results_have_one_line_for_each_row_with_its_whole_configuration(written: Written) -> None:
@@ -208,73 +215,6 @@ def test_the_page_says_first_who_is_ahead_also_where_that_is_not_anymc3d(written
     assert f"{TWO}, 10 % of the data: Frozen backbone has the highest AUROC" in written.part("share")
     order = [attributes.get("id") for tag, attributes in Reader(written.page).tags if tag == "section"]
     assert order[:3] == ["answers", "gaps", "guide"]
-
-
-class Fixed(Measured):
-    """Differences of AUROC that are set, whatever the predictions say."""
-
-    def __init__(self, *, low: float, high: float) -> None:
-        self.figure = Estimate((low + high) / 2, low, high)
-
-    def gap(self, first: Group, second: Group) -> Gap:
-        return Gap(first, second, (0,), dict.fromkeys(("auroc", "brier"), self.figure))
-
-
-def two_methods(*, better: str = "frozen", cost: dict[str, float] | None = None) -> list[Group]:
-    """Two methods with one seed, of which `better` has the higher AUROC; frozen takes fewer minutes."""
-    rows = []
-    for method in ("anymc3d", "frozen"):
-        config = given.config(method, TWO)
-        figures = {"macro": {"auroc": {"value": 0.9 if method == better else 0.8}, "brier": {"value": 0.1}}}
-        row = given.failed(config)
-        costs = {"minutes": given.COSTS[method][1], "parameters": 5, "peak_mb": 7, **(cost or {})}
-        row = dataclasses.replace(row, status="done", error="", test=figures, **costs)
-        rows.append(Entry(config, row))
-    return grouped(rows)
-
-
-@pytest.mark.parametrize("better", ["anymc3d", "frozen"])
-def test_a_winner_is_told_apart_where_the_interval_lies_above_0_alone(better: str) -> None:
-    arena = ask(METHOD, two_methods(better=better)).arenas[0]
-    apart, alike = (judge(arena, Fixed(low=low, high=0.1)) for low in (0.01, -0.01))
-    name, other = ("AnyMC3D", "Frozen backbone") if better == "anymc3d" else ("Frozen backbone", "AnyMC3D")
-    start = f"{name} has the highest AUROC, 0.900 (one seed)"
-    assert apart.headline == f"{start}, and can be told apart from every other."
-    assert apart.is_apart
-    assert alike.headline == f"{start}, but cannot be told apart from {other}."
-    assert not alike.is_apart
-
-
-def test_a_winner_by_seeds_that_loses_by_averaged_probabilities_is_not_called_ahead() -> None:
-    verdict = judge(ask(METHOD, two_methods()).arenas[0], Fixed(low=-0.1, high=-0.01))
-    assert not verdict.is_apart
-    assert "is yet behind AnyMC3D" in " ".join(verdict.details)
-
-
-def test_the_guide_says_that_no_difference_was_found_where_the_interval_includes_0() -> None:
-    asked = ask(METHOD, two_methods())
-    assert {"no difference" in advice.text for advice in advise(asked, Fixed(low=-0.01, high=0.02))} == {True}
-    assert "no difference" not in "".join(advice.text for advice in advise(asked, Fixed(low=0.01, high=0.02)))
-
-
-def test_the_guide_says_nothing_without_a_paired_difference() -> None:
-    class Unknown(Measured):
-        def __init__(self) -> None:
-            pass
-
-        def gap(self, first: Group, second: Group) -> Gap:
-            return Gap(first, second, why="There is no seed that both have.")
-
-    assert advise(ask(METHOD, two_methods(better="anymc3d")), Unknown()) == []
-
-
-def test_minutes_are_not_compared_where_embeddings_came_from_a_cache() -> None:
-    fixed = Fixed(low=-0.02, high=-0.01)
-    texts = [" ".join(a.text for a in advise(ask(METHOD, two_methods(better="anymc3d", cost=cost)), fixed))
-             for cost in (None, {"reused": 0.5})]  # fmt: skip
-    assert "If minutes matter" in texts[0]
-    assert "Frozen backbone takes 3.1 minutes, where AnyMC3D takes 12.5 minutes" in texts[0]
-    assert "minutes matter" not in texts[1]
 
 
 def test_the_guide_tells_up_to_how_many_cases_the_other_method_is_better(written: Written) -> None:
@@ -371,72 +311,54 @@ def test_wide_tables_scroll_in_a_box_of_their_own(written: Written) -> None:
     assert "@media print" in written.page and 'content="width=device-width' in written.page
 
 
-# Who meets whom
+# How methods were trained
 
 
-def test_methods_that_bring_their_own_network_meet_the_others_at_each_backbone() -> None:
-    rows = [given.changed(given.config("anymc3d", TWO), backbone=name) for name in ("a", "b")]
-    rows += [given.changed(given.config("frozen", TWO), backbone=name) for name in ("a", "b")]
-    rows.append(given.config("resnet18-3d", TWO))
-    question = Question(id="q", title="t", sentence="s", axis="method", series=("backbone",))
-    arenas = ask(question, grouped([Entry(row) for row in rows])).arenas
-    assert [arena.conditions for arena in arenas] == [("a",), ("b",)]
-    assert [arena.names for arena in arenas] == [("AnyMC3D", "Frozen backbone", "3D ResNet-18")] * 2
-
-
-def test_rows_that_differ_in_a_field_that_no_one_named_are_not_taken_for_one() -> None:
-    rows = [given.changed(given.config("anymc3d", TWO), rank=rank) for rank in (4, 8)]
-    asked = ask(METHOD, grouped([Entry(row) for row in rows]))
-    assert asked.arenas[0].names == ("AnyMC3D, rank 4", "AnyMC3D, rank 8")
-
-
-def test_the_reference_is_the_papers_the_questions_or_the_best() -> None:
-    groups = two_methods(better="frozen")
-    assert ask(METHOD, groups).arenas[0].reference.config.method == "anymc3d"
-    other = dataclasses.replace(METHOD, reference="frozen")
-    assert ask(other, groups).arenas[0].reference.config.method == "frozen"
-    assert ask(METHOD, groups[1:]).arenas[0].reference.config.method == "frozen"
-
-
-def test_mean_ranks_are_told_over_five_datasets_and_their_lack_over_fewer() -> None:
-    entries = []
-    for dataset in "abcde":
-        for place, method in enumerate(("frozen", "anymc3d", "resnet18-3d")):
-            config = given.changed(given.config(method, TWO), dataset=dataset)
-            test = {"macro": {"auroc": {"value": 0.9 - place / 10}}}
-            entries.append(Entry(config, dataclasses.replace(given.failed(config), status="done", error="", test=test)))
-    few, many = (rank_tables(ask(METHOD, grouped(entries[:count])))[0] for count in (6, 15))
-    assert few.lines == () and "need 5 datasets, but there are 2" in few.words
-    assert many.lines == (("Frozen backbone", "1.00"), ("AnyMC3D", "2.00"), ("3D ResNet-18", "3.00"))
-
-
-def test_a_difference_turned_round_has_the_other_sign() -> None:
-    first, second = two_methods()
-    gap = Gap(first, second, (0,), {"auroc": Estimate(0.1, -0.02, 0.3)}, 0.2)
-    turned = gap.turned()
-    assert turned["auroc"] == Estimate(-0.1, -0.3, 0.02)
-    assert (turned.first, turned.second, turned.p) == (second, first, 0.2)
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"axis": "seed"}, "is about 'seed'"),
-        ({"id": "a/b"}, "letters, digits"),
-        ({"series": ("method",)}, "a field twice"),
-        ({"against": "share"}, "not its axis or series"),
-        ({"where": {"colour": [1]}}, "no row has"),
-        ({"where": {"share": 1.0}}, "a list of values"),
-    ],
-)
-def test_a_question_that_makes_no_sense_is_refused(fields: dict[str, object], words: str) -> None:
-    sound = {"id": "q", "title": "t", "sentence": "s", "axis": "method"}
-    with pytest.raises(InputError, match=words):
-        Question(**{**sound, **fields})
-
-
-def test_every_field_that_a_question_may_be_about_has_words() -> None:
-    row = given.changed(
-        given.config("anymc3d", TWO), fusion="mean", rank=4, targets=("query",), views=("axial",), pixels=0.1, epochs=3
+def test_a_recipe_is_told_for_each_method_with_its_source_and_what_keeps_its_weights(written: Written) -> None:
+    tables = [t for t in Reader(written.page).tables if t[0][0] == "Method"]
+    assert len(tables) == 1 and f"<caption>{html.escape(TWO)}, {THREE}</caption>" in written.page, "both have the same"
+    header, *lines = tables[0]
+    cells = {line[0]: dict(zip(header[1:], line[1:], strict=True)) for line in lines}
+    lora, volume = (
+        next(v for k, v in cells.items() if k.startswith(NAMES[m].title)) for m in given.SKILL if m != "frozen"
     )
-    assert all(value_words(name, getattr(row, name)) and value_words(name, None) for name in AXES)
+    recipe = given.task(TWO).training
+    assert (lora["Epochs"], lora["Warm-up epochs"]) == (str(recipe.epochs), str(recipe.warm_up_epochs))
+    assert lora["Learning rates"] == f"adapters {recipe.adapter_rate:g}, head {recipe.head_rate:g}"
+    assert lora["Batch norm"] == "as pretrained" and volume["Batch norm"] == "learns"
+    assert (volume["Warm-up epochs"], volume["Slices a step"]) == ("none", "whole volume")
+    assert lora["Weights kept"] == "best AUROC of validation"
+    assert volume["Source"] == NAMES["resnet18-3d"].source
+    assert "the same validation cases choose the weights" in written.part("how")
+
+
+def test_recipes_that_keep_the_last_weights_are_not_said_to_be_chosen_by_validation(tmp_path: Path) -> None:
+    rows = [given.changed(given.config("anymc3d", TWO, share=s), recipe={"keep": "last"}) for s in (0.1, 1.0)]
+    rows[0] = given.changed(rows[0], epochs=31)
+    page = write_report(ResultsTable(tmp_path), rows, [SHARE], title="t", folder=tmp_path, tasks=given.tasks())
+    found = Written(ResultsTable(tmp_path), tmp_path, page.read_text(encoding="utf-8"))
+    assert "the validation cases choose nothing" in found.part("how")
+    lines = next(t for t in Reader(found.page).tables if t[0][0] == "Method")[1:]
+    assert [line[0].startswith(f"AnyMC3D, {share} % of the data") for line, share in zip(lines, (10, 100), strict=True)]
+    assert [line[2] for line in lines] == ["31", str(given.task(TWO).training.epochs)]
+    assert {line[7] for line in lines} == {"last"}
+
+
+def test_intervals_are_said_to_be_over_cases_where_each_is_a_patient_of_its_own(tmp_path: Path) -> None:
+    for cases_a_patient, words in ((1, "resamples of the test cases;"), (2, "resamples of the test patients;")):
+        row, table = given.config("anymc3d", TWO), ResultsTable(tmp_path / words[-9:-1])
+        said = given.predictions(row)
+        patients = tuple(f"p{n // cases_a_patient}" for n in range(len(said.ids)))
+        table.add(given.done(row, said), dataclasses.replace(said, patients=patients))
+        page = write_report(table, [row], [METHOD], title="t", folder=table.folder, tasks=given.tasks())
+        assert words in Written(table, table.folder, page.read_text(encoding="utf-8")).part("how")
+
+
+def test_a_published_method_on_another_backbone_than_its_papers_says_so(tmp_path: Path) -> None:
+    row, table = given.changed(given.config("frozen", TWO), method="raptor"), ResultsTable(tmp_path)
+    said = given.predictions(given.config("frozen", TWO))
+    done = given.done(given.config("frozen", TWO), said)
+    table.add(dataclasses.replace(done, key=row.key, config=row), said)
+    page = write_report(table, [row], [METHOD], title="t", folder=tmp_path, tasks=given.tasks())
+    words = "on efficientnet_lite0 where its paper has DINOv2"
+    assert words in Written(table, tmp_path, page.read_text(encoding="utf-8")).part("published")

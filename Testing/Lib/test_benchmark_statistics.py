@@ -1,4 +1,4 @@
-"""DeLong, paired differences, ranks over datasets and Holm: against published examples, SciPy and plain loops."""
+"""DeLong, ranks over datasets and Holm: against published examples, SciPy and plain loops."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ import numpy as np
 import pytest
 from scipy.stats import f as f_distribution
 from scipy.stats import friedmanchisquare, norm
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
-from AnyMC3DLib.benchmark.rows import TestPredictions as Predictions
 from AnyMC3DLib.benchmark.statistics import (
     Difference,
-    Paired,
     average_ranks,
     delong,
     delong_interval,
     holm,
     independent,
-    mean_over_seeds,
-    paired,
     why_no_ranks,
 )
 from AnyMC3DLib.errors import InputError
-from AnyMC3DLib.spec import BackboneRef, ClassSpec, PluginSpec, ViewSpec
-from AnyMC3DLib.training import metrics
-from AnyMC3DLib.training.metrics import Estimate, patient_numbers, resampled_patients
 
-TASKS = ("binary", "multiclass", "multilabel")
 # 43 patients of DeLong, DeLong and Clarke-Pearson (1988): albumin, K-G score, and whether surgery would be of use.
 ALBUMIN = (
     "3.0 3.2 3.9 2.8 3.2 0.9 2.5 1.6 3.8 3.7 3.2 3.8 4.1 3.6 4.3 3.6 2.3 4.2 4.0 3.5 3.8 3.0 "
@@ -56,11 +48,6 @@ C45 = """
 """
 # Demsar (2006), table 5a: critical values of the Nemenyi test at 0.05 for 2 to 10 classifiers.
 NEMENYI = (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164)
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "RESAMPLES", 20)
 
 
 def numbers(text: str) -> np.ndarray:
@@ -93,39 +80,6 @@ def delong_by_pairs(targets: np.ndarray, first: np.ndarray, second: np.ndarray) 
     by_positives, by_negatives = (np.stack([components[n] for components in each]) for n in (0, 1))
     covariance = np.cov(by_positives) / by_positives.shape[1] + np.cov(by_negatives) / by_negatives.shape[1]
     return by_positives.mean(axis=1), covariance
-
-
-def spec_of(task: str) -> PluginSpec:
-    names = "ab" if task == "binary" else "abc"
-    classes = tuple(ClassSpec(name=name) for name in names)
-    views = (ViewSpec(name="axial"),)
-    return PluginSpec(name="test", task_type=task, classes=classes, backbone=BackboneRef(id="x"), views=views)
-
-
-def predictions(task: str, *, seed: int, cases_a_patient: int = 1, count: int = 90) -> Predictions:
-    """What a model said; the cases, their patients and their targets are the same for every seed."""
-    known, rng = np.random.default_rng(99), np.random.default_rng(seed)
-    classes = 2 if task == "binary" else 3
-    ids = tuple(f"case {n:03}" for n in known.permutation(count))
-    patients = tuple(f"p{n // cases_a_patient}" for n in range(count))
-    if task == "multilabel":
-        targets = known.integers(0, 2, (count, classes))
-        chances = 1 / (1 + np.exp(-rng.normal(size=targets.shape) - targets))
-        targets[known.random(targets.shape) < 0.1] = -1
-        return Predictions(ids, patients, targets, chances.round(2))
-    targets = known.integers(0, classes, count)
-    logits = rng.normal(size=(count, classes)) + seed * np.eye(classes)[targets]
-    return Predictions(ids, patients, targets, (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).round(2))
-
-
-def reordered(given: Predictions, order: np.ndarray) -> Predictions:
-    ids, patients = (tuple(names[n] for n in order) for names in (given.ids, given.patients))
-    return Predictions(ids, patients, given.targets[order], given.probabilities[order])
-
-
-def plain(found: Paired) -> list[float]:
-    figures: list[Estimate | Difference | None] = [getattr(found, f.name) for f in dataclasses.fields(found)]
-    return [value for figure in figures if figure is not None for value in dataclasses.astuple(figure)]
 
 
 # DeLong
@@ -261,134 +215,6 @@ def test_what_has_no_roc_curve_is_refused(targets: list[int], scores: list[float
 def test_cases_are_independent_unless_a_patient_has_several() -> None:
     assert independent(["a", "b", "", ""])
     assert not independent(["a", "b", "a"])
-
-
-# Paired differences
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_paired_differences_are_those_of_a_plain_loop_over_resampled_patients(task: str) -> None:
-    first, second = (predictions(task, seed=seed, cases_a_patient=2) for seed in (1, 2))
-    found = paired(spec_of(task), first, second, seed=4)
-    assert found.delong is None
-    order = np.argsort(first.ids)
-    cases, others = reordered(first, order), reordered(second, order)
-    people = patient_numbers(cases.patients)
-    differences = [figures(task, cases, np.arange(90)) - figures(task, others, np.arange(90))]
-    for times in resampled_patients(45, seed=4):
-        drawn = np.repeat(np.arange(90), times[people])
-        differences.append(figures(task, cases, drawn) - figures(task, others, drawn))
-    value, resampled = differences[0], np.array(differences[1:])
-    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
-    for number, name in enumerate(("auroc", "accuracy", "auprc", "brier")):
-        expected = value[number], low[number], high[number]
-        assert dataclasses.astuple(getattr(found, name)) == pytest.approx(expected, abs=1e-9)
-
-
-def figures(task: str, given: Predictions, drawn: np.ndarray) -> np.ndarray:
-    """AUROC, accuracy, AUPRC and Brier score of some cases, means over classes, with scikit-learn."""
-    targets, chances = given.targets[drawn], given.probabilities[drawn]
-    if task == "binary":
-        truth, chances = targets[:, None], chances[:, 1:]
-        right = ((chances >= 0.5) == truth).mean()
-    elif task == "multiclass":
-        truth = np.eye(3, dtype=int)[targets]
-        right = (chances.argmax(axis=1) == targets).mean()
-    else:
-        truth = targets
-        right = ((chances >= 0.5) == truth)[truth >= 0].mean()
-    each = []
-    for own, scores in zip(truth.T, chances.T, strict=True):
-        known = own >= 0
-        y, s = own[known], scores[known]
-        each.append((roc_auc_score(y, s), average_precision_score(y, s), ((s - y) ** 2).mean()))
-    auroc, auprc, brier = np.mean(each, axis=0)
-    return np.array([auroc, right, auprc, brier])
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_neither_models_order_of_cases_matters(task: str) -> None:
-    first, second = (predictions(task, seed=seed) for seed in (1, 2))
-    rng = np.random.default_rng(3)
-    mixed = [reordered(given, rng.permutation(90)) for given in (first, second)]
-    assert plain(paired(spec_of(task), *mixed)) == pytest.approx(plain(paired(spec_of(task), first, second)))
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_swapped_pair_is_mirrored(task: str) -> None:
-    first = predictions(task, seed=1)
-    second = reordered(predictions(task, seed=2), np.arange(90)[::-1])
-    there, back = paired(spec_of(task), first, second), paired(spec_of(task), second, first)
-    for name in ("auroc", "accuracy", "auprc", "brier"):
-        one, other = getattr(there, name), getattr(back, name)
-        assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
-
-
-def test_a_binary_task_of_independent_cases_has_delong_too() -> None:
-    first, second = predictions("binary", seed=1), predictions("binary", seed=2)
-    found = paired(spec_of("binary"), first, second).delong
-    expected = delong(first.targets, first.probabilities[:, 1], second.probabilities[:, 1])
-    assert found is not None
-    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(expected))
-    assert found.value == pytest.approx(paired(spec_of("binary"), first, second).auroc.value)
-
-
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_other_tasks_have_no_delong(task: str) -> None:
-    assert paired(spec_of(task), predictions(task, seed=1), predictions(task, seed=2)).delong is None
-
-
-def test_a_binary_task_of_one_class_has_neither_an_auroc_nor_delong() -> None:
-    first, second = (
-        dataclasses.replace(predictions("binary", seed=seed), targets=np.ones(90, dtype=np.int64)) for seed in (1, 2)
-    )
-    found = paired(spec_of("binary"), first, second)
-    assert found.delong is None and np.isnan(found.auroc.value)
-
-
-def test_each_model_is_judged_at_its_own_thresholds() -> None:
-    given = predictions("binary", seed=1)
-    found = paired(spec_of("binary"), given, given, thresholds=(0.5, 0.0), second_thresholds=(0.5, 1.0))
-    # The first calls every case positive, the second next to none.
-    second = ((given.probabilities[:, 1] >= 1) == given.targets).mean()
-    assert found.accuracy.value == pytest.approx(given.targets.mean() - second)
-    assert found.auroc.value == 0
-
-
-def wrong_pairs() -> dict[str, tuple[Predictions, str]]:
-    given = predictions("binary", seed=2)
-    twice = dataclasses.replace(given, ids=(given.ids[0], *given.ids[:-1]))
-    return {
-        "fewer": (reordered(given, np.arange(80)), "not of the same cases, 10 of the first"),
-        "others": (dataclasses.replace(given, ids=("new", *given.ids[1:])), "not of the same cases, 1 of the first"),
-        "twice": (twice, "not of the same cases"),
-        "twice besides": (reordered(given, np.array([*range(90), 0])), "A case comes twice"),
-        "targets": (dataclasses.replace(given, targets=1 - given.targets), "differ in a case's label or patient"),
-        "patients": (dataclasses.replace(given, patients=given.ids), "differ in a case's label or patient"),
-        "classes": (dataclasses.replace(given, probabilities=np.full((90, 3), 0.3)), "number of classes"),
-    }
-
-
-@pytest.mark.parametrize("which", wrong_pairs())
-def test_predictions_of_other_cases_are_not_compared(which: str) -> None:
-    other, message = wrong_pairs()[which]
-    first = predictions("binary", seed=1)
-    for call in (lambda: paired(spec_of("binary"), first, other), lambda: mean_over_seeds([first, other])):
-        with pytest.raises(InputError, match=message):
-            call()
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_mean_over_seeds_is_that_of_each_case_in_the_firsts_order(task: str) -> None:
-    each = [predictions(task, seed=seed) for seed in (1, 2, 3)]
-    rng = np.random.default_rng(0)
-    found = mean_over_seeds([each[0], *(reordered(given, rng.permutation(90)) for given in each[1:])])
-    assert (found.ids, found.patients) == (each[0].ids, each[0].patients)
-    assert np.array_equal(found.targets, each[0].targets)
-    assert found.probabilities == pytest.approx(np.mean([given.probabilities for given in each], axis=0))
-    assert np.array_equal(mean_over_seeds(each[:1]).probabilities, each[0].probabilities)
-    with pytest.raises(InputError, match="no predictions"):
-        mean_over_seeds([])
 
 
 # Ranks over datasets

@@ -143,11 +143,43 @@ def test_the_strength_of_adapters_does_not_change_with_their_rank() -> None:
     assert lora.alpha / lora.rank == task.plugin.lora.alpha / task.plugin.lora.rank
 
 
-def test_a_3d_network_sees_the_whole_volume_at_one_scale() -> None:
+def test_a_3d_network_sees_the_window_that_slices_show_at_one_scale() -> None:
     task = read_task("AdrenalMNIST3D")
     config = RowConfig(dataset="a", method="resnet18-3d", size=32)
     (view,) = find_method("resnet18-3d").task(task, config).plugin.views
-    assert view.preprocessing.region.kind == "whole" and view.preprocessing.size == (32, 32)
+    before, cut = task.plugin.views[0].preprocessing, view.preprocessing
+    assert cut.size == (32, 32) and cut.spacing_mm == pytest.approx(before.spacing_mm * before.size[0] / 32)
+    assert cut.slices.thickness_mm == cut.spacing_mm and cut.region == before.region
+
+
+def test_a_3d_network_sees_all_of_a_volume_that_slices_are_fitted_to(data: Path) -> None:
+    task = read_task(data / "balls.json")
+    (view,) = find_method("resnet18-3d").task(task, RowConfig(dataset="a", method="resnet18-3d", size=32)).plugin.views
+    assert view.preprocessing.region.kind == "whole" and view.preprocessing.slices.count == 32
+
+
+@pytest.mark.parametrize("method", ["anymc3d", "resnet18-3d"])
+def test_what_augmentation_says_in_pixels_is_the_same_part_of_a_picture_at_every_size(method: str) -> None:
+    task = read_task("AdrenalMNIST3D")
+    backbone = "x" if find_method(method).takes_backbone else ""
+    changed = find_method(method).task(task, RowConfig(dataset="a", method=method, backbone=backbone, size=32))
+    before, after = task.training.augmentation, changed.training.augmentation
+    assert after.shift_pixels == before.shift_pixels / 2 and after.rotation_degrees == before.rotation_degrees
+
+
+def test_a_sequence_learns_on_all_slices_as_it_is_tested() -> None:
+    task = read_task("AdrenalMNIST3D")
+    assert task.training.slices is not None
+    for method in ("mst", "cnn-lstm"):
+        changed = find_method(method).task(task, RowConfig(dataset="a", method=method, backbone="x"))
+        assert changed.training.slices is None
+
+
+def test_a_value_of_the_task_s_own_has_the_key_of_one_that_is_left_away(data: Path) -> None:
+    blocks = [{"methods": ["frozen", "anymc3d"]}, {"methods": ["frozen"], "fusions": ["attention"]},
+              {"methods": ["anymc3d"], "ranks": [2]}]  # fmt: skip
+    configs, _ = read_small(write_suite(data, *blocks, name="own"))
+    assert len(configs) == 2
 
 
 def test_the_command_runs_a_suite_to_its_report(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -201,3 +233,21 @@ def test_the_data_that_a_suite_names_lie_in_the_folder_or_beside_it(data: Path, 
     content["datasets"] = [{"name": "Balls", "task": "balls.json", "data": "other.npz"}]
     suite.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert read_suite(suite).found(data)[1] == ["Balls"]
+
+
+def test_a_small_share_is_trained_for_more_epochs_by_the_exponent(data: Path) -> None:
+    block = {"methods": ["frozen", "anymc3d"], "shares": [0.25, 1.0], "more_epochs": 0.5, "epochs": 8}
+    configs, datasets = read_small(write_suite(data, block, name="longer"))
+    found = {}
+    for config in configs:
+        recipe = find_method(config.method).task(datasets["Balls"].task, config).training
+        found[config.method, config.share] = recipe.warm_up_epochs, recipe.epochs
+    assert found["anymc3d", 0.25] == (4, 16) and found["anymc3d", 1.0] == (2, 8)
+    assert found["frozen", 0.25][0] == 4 and found["frozen", 1.0][0] == 2
+
+
+def test_a_network_without_a_warm_up_gets_none_by_its_share(data: Path) -> None:
+    block = {"methods": ["resnet18-3d"], "sizes": [32], "shares": [0.25], "more_epochs": 1.0, "epochs": 3}
+    (config,), datasets = read_small(write_suite(data, block, name="longer"))
+    recipe = find_method("resnet18-3d").task(datasets["Balls"].task, config).training
+    assert (recipe.warm_up_epochs, recipe.epochs) == (0, 12)

@@ -453,6 +453,17 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+def test_the_list_names_the_folder_while_nothing_is_installed(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert anymc3d("backbones") == 0
+    shown = capsys.readouterr().out
+    assert f"Nothing is installed yet in {store}\nThis folder is made at the first fetch or import" in shown
+    assert "make it yourself" in shown
+    store.mkdir()
+    assert anymc3d("backbones") == 0
+    shown = capsys.readouterr().out
+    assert f"Nothing is installed yet in {store}\n" in shown and "make it yourself" not in shown
+
+
 def imported(tmp_path: Path, *options: str) -> int:
     _, weights = findable_backbone(tmp_path)
     (tmp_path / "LICENSE").write_text("Do what you like.\n" * 20)
@@ -534,7 +545,7 @@ def test_an_installed_backbone_is_replaced_only_when_that_is_said(
         (("show", "../mine"), "There is no installed backbone '../mine'"),
         (("remove", "mine"), "There is no installed backbone 'mine'"),
         (("fetch", "dragon"), "There is no backbone 'dragon'"),
-        (("fetch", "medsiglip_so400m14"), "import FILE --as medsiglip_so400m14"),
+        (("fetch", "medsiglip_so400m14"), "import FOLDER --as medsiglip_so400m14"),
     ],
 )
 def test_what_is_wrong_with_a_backbone_is_said_in_one_sentence(
@@ -598,6 +609,14 @@ def test_a_table_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert "[b]title[/b]" in shown
     assert "[red]warm[/red] :smile: " + "x" * 150 in shown
+
+
+def test_what_would_steer_the_terminal_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_table("a\x1b[2Jtitle", ["class"], [["\x1b]0;owned\x07cell"]])
+    terminal.show("two\nlines\x1b[31m\r")
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\x07\r")
+    assert "cell" in shown and "two\nlines" in shown
 
 
 def test_a_list_of_splits_may_have_spaces_and_may_be_empty() -> None:

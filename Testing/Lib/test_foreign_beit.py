@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import backbone_of, picture, published_too, randomised, saved
 from safetensors.torch import load_file, save_file
 from test_foreign_clip import read
 from torch import Tensor
@@ -43,6 +43,9 @@ TO_AUTHORS = {
     "lambda_": "gamma_", "layernorm_before": "norm1", "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1",
     "output.dense": "mlp.fc2", "layernorm": "norm",
 }  # fmt: skip
+
+
+small_networks = published_too(("BEiT", 48, 2, 3))
 
 
 def beit(**fields: Any) -> BeitModel:

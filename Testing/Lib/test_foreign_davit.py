@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved, written
+from foreign_models import backbone_of, picture, published_too, randomised, saved, written
 from torch import Tensor, nn
 from transformers import BartConfig, Florence2Config, Florence2Model
 from transformers.models.florence2 import Florence2VisionConfig
@@ -22,6 +22,11 @@ from AnyMC3DLib.foreign.reading import read_weights
 from AnyMC3DLib.weights import digest_of
 
 SIZES = [(96, 96), (64, 80), (75, 101)]
+
+
+small_networks = published_too(
+    ("DaViT", 32, 2, 1), *((family, 32, 5, 1) for family in ("DaViT", "Florence-2", "MedImageInsight"))
+)
 
 
 def tower_config(**fields: object) -> Florence2VisionConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import backbone_of, picture, published_too, randomised, saved
 from published_vit import State, block, block_shapes, mlp_shapes, norm, patches, positions, random_state
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +27,9 @@ WIDTH, HEADS, PATCH, NATIVE, HIDDEN = 128, 2, 14, 56, 512
 SIZES = [(56, 56), (70, 42), (112, 98)]
 KINDS = {"plain": {}, "SwiGLU": {"swiglu": True}, "registers": {"registers": 3}}
 HALF_HIDDEN = 344
+
+
+small_networks = published_too(*(("DINOv2", WIDTH, depth, HEADS) for depth in (2, 3)))
 
 
 def transformers_model(*, swiglu: bool = False, registers: int = 0) -> Dinov2Model | Dinov2WithRegistersModel:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import backbone_of, picture, published_too, randomised, saved
 from published_vit import State, block, block_shapes, mlp_shapes, norm, patches, random_state
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +27,9 @@ SIZES = [(64, 64), (80, 48)]
 KINDS = {"plain": {}, "gated": {"gated": True}}
 ORIGINAL_KINDS = {**KINDS, "no registers": {"registers": 0}}
 PERIODS = {"exact": torch.float32, "rounded": torch.bfloat16}
+
+
+small_networks = published_too(("DINOv3", WIDTH, 2, HEADS))
 
 
 def transformers_model(*, gated: bool = False, registers: int = 4, **more: object) -> DINOv3ViTModel:
@@ -187,7 +190,7 @@ def test_a_model_of_a_published_size_has_timms_name_alone() -> None:
         network = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
     tensors = network.state_dict()
     usual, other = (
-        dinov3_architecture(Checkpoint({}), dict(tensors), Positions(kind="any"), theta=theta, norm_eps=1e-5)
+        dinov3_architecture(Checkpoint({}), dict(tensors), Positions(kind="any"), theta=theta, norm_eps=1e-5, heads=6)
         for theta in (100.0, 50.0)
     )
     assert (usual.timm, usual.model_args, usual.norm_eps) == ("vit_small_patch16_dinov3", {}, 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from foreign_models import backbone_of, picture, randomised
+from foreign_models import backbone_of, picture, published_too, randomised
 from safetensors.torch import save_file
 from test_foreign_clip import read
 from timm.models.eva import checkpoint_filter_fn
@@ -31,6 +31,9 @@ SMALL = {"split": False, "inner": False, "gated": True, "last": "fc_norm"}
 CLIP_02 = {"split": True, "inner": True, "gated": True, "last": "norm", "attn_norm": True, "prefix": "visual."}
 FIRST = {"split": False, "inner": False, "gated": False, "last": "fc_norm"}
 KINDS = {"EVA-02 base": BASE, "EVA-02 small": SMALL, "EVA-02-CLIP": CLIP_02, "EVA": FIRST}
+
+
+small_networks = published_too(("EVA", WIDTH, 2, HEADS), ("EVA", 768, 1, 12))
 
 
 def published(*, side: int = 4, seed: int = 0, **kind: Any) -> dict[str, Tensor]:

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
+from foreign_models import (
+    assert_odd_tensors_are_refused,
+    backbone_of,
+    picture,
+    published_too,
+    randomised,
+    saved,
+    written,
+)
 from torch import Tensor, nn
 from transformers import HieraConfig, HieraForImageClassification, HieraForPreTraining, HieraModel
 
@@ -18,6 +26,9 @@ from AnyMC3DLib.foreign.reading import read_weights
 from AnyMC3DLib.weights import digest_of
 
 SMALL = {"image_size": [64, 64], "embed_dim": 16, "depths": [1, 2, 2, 1], "num_heads": [1, 2, 4, 8]}
+
+
+small_networks = published_too(("Hiera", 16, 6, 1))
 
 
 def transformers_model(**fields: object) -> HieraModel:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign_models import randomised, saved, written
+from foreign_models import published_too, randomised, saved, written
 from networks import plugin_spec, view, write_plugin
 from safetensors.torch import load_file
 from shell import anymc3d
@@ -39,6 +39,9 @@ from AnyMC3DLib.volume import Volume, write_volume
 
 Records = tuple[InstalledBackbone, InstalledBackbone]
 SHAPE = (6, 40, 40)
+
+
+small_networks = published_too(("DINOv2", 128, 2, 2), ("BEiT", 48, 2, 3))
 
 
 @pytest.fixture(autouse=True)

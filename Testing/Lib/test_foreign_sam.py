@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
+from foreign_models import (
+    assert_odd_tensors_are_refused,
+    backbone_of,
+    picture,
+    published_too,
+    randomised,
+    saved,
+    written,
+)
 from torch import Tensor, nn
 from transformers import (
     Sam2Config,
@@ -29,6 +37,8 @@ from AnyMC3DLib.foreign.reading import read_weights
 from AnyMC3DLib.foreign.sam import OriginalSAM
 from AnyMC3DLib.foreign.sam2 import OriginalSAM2
 from AnyMC3DLib.weights import digest_of
+
+small_networks = published_too(("SAM", 64, 3, 1))
 
 
 def sam_config(**fields: object) -> SamVisionConfig:

@@ -226,7 +226,7 @@ def test_a_tower_without_config_has_the_familys_own_heads_and_activation() -> No
     with torch.device("meta"):
         model = SiglipVisionModel(
             SiglipVisionConfig(
-                hidden_size=1152, intermediate_size=4304, num_hidden_layers=1, num_attention_heads=16, patch_size=14,
+                hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16, patch_size=14,
                 image_size=384,
             )
         )  # fmt: skip

@@ -8,7 +8,15 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from foreign_models import assert_odd_tensors_are_refused, backbone_of, picture, randomised, saved, written
+from foreign_models import (
+    assert_odd_tensors_are_refused,
+    backbone_of,
+    picture,
+    published_too,
+    randomised,
+    saved,
+    written,
+)
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinForImageClassification, SwinForMaskedImageModeling, SwinModel
 
@@ -19,6 +27,9 @@ from AnyMC3DLib.foreign.swin import OriginalSwin
 from AnyMC3DLib.weights import digest_of
 
 SMALL = {"image_size": 64, "embed_dim": 32, "depths": [2, 2, 1], "num_heads": [1, 2, 4], "window_size": 4}
+
+
+small_networks = published_too(("Swin", 32, 5, 1))
 
 
 def transformers_model(**fields: object) -> SwinModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_models import backbone_of, picture, randomised, saved
+from foreign_models import backbone_of, picture, published_too, randomised, saved
 from published_vit import State, block, block_shapes, mlp_shapes, norm, patches, positions, random_state
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,6 +41,9 @@ KINDS = ["ViT", "DeiT", "MAE"]
 # What the authors' own code adds to the grid of positions at another size.
 OFFSETS = {"DINO": 0.1, "DeiT": 0.0, "distilled DeiT": 0.0, "MAE": 0.0}
 FILES = {"DINO": "dino_deitsmall16_pretrain.pth", "DeiT": "deit_small_patch16_224-cd65a155.pth"}
+
+
+small_networks = published_too(*((family, WIDTH, 2, HEADS) for family in ("ViT", "DINO", "DeiT", "MAE")))
 
 
 def transformers_model(kind: str, **more: object) -> nn.Module:
@@ -199,13 +202,17 @@ def test_a_classifier_and_a_decoder_are_left_out_and_said_to_be(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["ViT", "DeiT"])
-def test_a_config_is_not_needed(tmp_path: Path, kind: str) -> None:
+def test_a_published_network_is_assumed_and_told_where_no_config_is(tmp_path: Path, kind: str) -> None:
     folder = saved(transformers_model(kind), tmp_path)
     weights = read_weights(folder)
+    assert weights.notes == ()
     (folder / "config.json").unlink()
     bare = read_weights(folder)
     assert digest_of(bare.model) == digest_of(weights.model)
     assert bare.architecture == weights.architecture
+    (note,) = bare.notes
+    assert note.startswith("Its network is assumed to be that of ") and f"small {kind}," in note
+    assert note.endswith("since no config.json lies beside the weights.")
 
 
 def test_a_teacher_of_dino_is_read_without_its_head(tmp_path: Path) -> None:
@@ -244,17 +251,6 @@ def test_a_plain_network_that_could_be_anyones_is_not_guessed(tmp_path: Path) ->
     torch.save(original_state("DINO"), tmp_path / "weights.pth")
     with pytest.raises(BackboneError, match="--model"):
         read_weights(tmp_path / "weights.pth")
-
-
-def test_heads_of_the_largest_models_are_wider(tmp_path: Path) -> None:
-    width, patch = 1280, 14
-    shapes = {
-        "cls_token": (1, 1, width), "pos_embed": (1, 5, width), "patch_embed.proj.weight": (width, 3, patch, patch),
-        "patch_embed.proj.bias": (width,), "norm.weight": (width,), "norm.bias": (width,), "decoder_embed.weight": (4,),
-        **block_shapes("blocks.0", width, 64, scales=False), **mlp_shapes("blocks.0", width, 64),
-    }  # fmt: skip
-    weights = read_weights(original_file(random_state(shapes), tmp_path, "MAE"))
-    assert weights.model.blocks[0].attn.num_heads == 16
 
 
 @pytest.mark.parametrize("kind", OFFSETS)

@@ -15,13 +15,13 @@ from shell import anymc3d, findable_backbone
 from test_import_weights import packages_loaded_by
 
 from AnyMC3DLib.benchmark.converters import KINDS
-from AnyMC3DLib.benchmark.medmnist import medmnist_channels, medmnist_names, medmnist_task
 from AnyMC3DLib.errors import InputError
 from AnyMC3DLib.plugin import read_spec
 from AnyMC3DLib.resources import resource
 from AnyMC3DLib.spec import LoRASpec, SliceSpec
 from AnyMC3DLib.training.about import About, PublishedResult
 from AnyMC3DLib.training.cases import read_cases
+from AnyMC3DLib.training.medmnist import medmnist_channels, medmnist_names, medmnist_task
 from AnyMC3DLib.training.order import changed_task
 from AnyMC3DLib.training.task import TaskSpec, read_task, task_names
 
@@ -155,7 +155,7 @@ def test_another_set_of_medmnist_is_refused_with_the_names_there_are() -> None:
 
 
 def test_the_table_of_medmnist_needs_the_standard_library_alone() -> None:
-    assert packages_loaded_by("AnyMC3DLib.training.task", "AnyMC3DLib.benchmark.medmnist") == {"AnyMC3DLib"}
+    assert packages_loaded_by("AnyMC3DLib.training.task", "AnyMC3DLib.training.medmnist") == {"AnyMC3DLib"}
 
 
 def npz_of(name: str, place: Path) -> Path:

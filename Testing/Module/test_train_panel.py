@@ -154,7 +154,8 @@ def test_what_needs_no_download_comes_first_then_what_is_recommended_with_size_a
     assert [box.itemData(row) for row in range(2)] == ["efficientnet_lite0", "dinov2_vits14"]
     tips = [box.itemData(row, qt.Qt.ToolTipRole) for row in range(box.count)]
     assert "22.1 million" in tips[1] and "Apache-2.0" in tips[1] and "need no download" in tips[0]
-    assert "licence is agreed to" in tips[box.findData("dinov3_vits16")]
+    assert "install it first with 'anymc3d backbone fetch dinov2_vits14'" in tips[1]
+    assert "accept the licence on its page" in tips[box.findData("dinov3_vits16")]
     assert box.itemText(1) == "DINOv2 ViT-S/14"
 
 

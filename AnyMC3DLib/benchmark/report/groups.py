@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from ..errors import InputError
-from ..wording import without_paths
-from .config import RowConfig
-from .rows import ResultsTable, Row
+from ...errors import InputError
+from ...wording import without_paths
+from ..config import RowConfig
+from ..rows import ResultsTable, Row
 
 Status = Literal["done", "failed", "missing", "damaged"]
-FIGURE_NAMES = ("auroc", "accuracy", "auprc", "brier")
+Cost = Literal["parameters", "minutes", "processor_minutes", "peak_mb"]
+PROCESSOR = "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,18 @@ class Group:
         """The figure's mean over the seeds; NaN where none has it."""
         return _mean(self.values(figure, part=part))
 
-    def cost(self, name: Literal["parameters", "minutes", "processor_minutes", "peak_mb"]) -> float:
-        """What a training took, as the mean over the seeds; NaN where there is none."""
-        return _mean([float(getattr(row, name)) for row in self.rows])
+    def cost(self, name: Cost) -> float:
+        """What a training took, as the mean over the seeds; NaN where there is none, or memory was not measured."""
+        return _mean_cost(self.rows, name)
+
+    @functools.cached_property
+    def machines(self) -> Mapping[str, Group]:
+        """The rows with figures as groups by the device and its threads, in words."""
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            if entry.row is not None and entry.status == "done":
+                found.setdefault(machine_words(entry.row), []).append(entry)
+        return {machine: Group(self.config, tuple(entries)) for machine, entries in found.items()}
 
     @property
     def reused(self) -> bool:
@@ -95,6 +105,17 @@ class Group:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else math.nan
+
+
+def _mean_cost(rows: Sequence[Row], name: Cost) -> float:
+    values = [float(getattr(row, name)) for row in rows]
+    return math.nan if name == "peak_mb" and not all(values) else _mean(values)
+
+
+def machine_words(row: Row) -> str:
+    """The device and the threads that a row was computed with."""
+    threads = f"{row.threads} thread{'' if row.threads == 1 else 's'}"
+    return f"processor, {threads}" if row.device == PROCESSOR else f"{row.device}, {threads}"
 
 
 def gather(table: ResultsTable, configs: Iterable[RowConfig]) -> list[Entry]:

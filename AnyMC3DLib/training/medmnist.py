@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..resources import resource
-from ..training.task import TaskSpec, task_from
+from .task import TaskSpec, task_from
 
 TABLE = "MedMNIST.json"
 FIGURES = ("auc", "accuracy")

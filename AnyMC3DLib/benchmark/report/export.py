@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..wording import spreadsheet_text, without_paths
-from .config import RowConfig
+from ...wording import spreadsheet_text, without_paths
+from ..config import RowConfig
 from .gaps import Gap
-from .groups import FIGURE_NAMES, Entry
+from .groups import Entry
 from .labels import FIGURES
 
 RESULTS, DIFFERENCES = "results.csv", "differences.csv"
@@ -28,7 +28,7 @@ SIDES = ("first", "second")
 
 def results_csv(entries: Iterable[Entry]) -> str:
     """One line a row that was asked for, also where it failed or is missing; what is unknown is empty."""
-    figures = [f"{name}{end}" for name in FIGURE_NAMES for end in INTERVAL]
+    figures = [f"{name}{end}" for name in FIGURES for end in INTERVAL]
     columns = ["key", "status", *CONFIGURATION, *figures, "validation_auroc", *(f"cases_{s}" for s in SPLITS)]
     # The recipe's epochs are asked for, and those of a row were done.
     costs = [f"{name}_done" if name in CONFIGURATION else name for name in COSTS]
@@ -36,17 +36,21 @@ def results_csv(entries: Iterable[Entry]) -> str:
 
 
 def differences_csv(asked: Sequence[tuple[str, str, Gap, str, str, float | None]]) -> str:
-    """One line a difference: question, dataset and conditions, the gap with its two names, p after Holm."""
+    """One line a difference: question, dataset and conditions, the gap with its two names, p after Holm.
+
+    Intervals are of one comparison; those "at_once" hold together for so many comparisons at that place.
+    """
     figures = [f"{name}{end}" for name in FIGURES for end in INTERVAL]
     configurations = [f"{side}_{name}" for side in SIDES for name in CONFIGURATION if name != "seed"]
-    columns = ["question", "place", *SIDES, "seeds", *figures, "delong_p", "holm_p", "cut", "reason", "rows"]
+    at_once = ["comparisons", "auroc_low_at_once", "auroc_high_at_once"]
+    columns = ["question", "place", *SIDES, "seeds", *figures, *at_once, "delong_p", "holm_p", "cut", "reason", "rows"]
     return _csv([*columns, *configurations], (_difference(*line) for line in asked))
 
 
 def _result(entry: Entry) -> list[Any]:
     row = entry.row if entry.status == "done" else None
     config = [getattr(entry.config, name) for name in CONFIGURATION]
-    figures = [value for name in FIGURE_NAMES for value in (row.figure(name) if row else (math.nan,) * 3)]
+    figures = [value for name in FIGURES for value in (row.figure(name) if row else (math.nan,) * 3)]
     validation = row.figure("auroc", part="validation")[0] if row else math.nan
     cases = [entry.row.cases.get(split) if entry.row else None for split in SPLITS]
     costs = [getattr(entry.row, name) if entry.row else None for name in COSTS]
@@ -54,7 +58,8 @@ def _result(entry: Entry) -> list[Any]:
 
 
 def _difference(question: str, place: str, gap: Gap, first: str, second: str, adjusted: float | None) -> list[Any]:
-    figures = [value for name in FIGURES for value in dataclasses.astuple(gap[name])]
+    figures = [value for name in FIGURES for value in dataclasses.astuple(gap.among(1)[name])]
+    figures += [gap.comparisons, gap["auroc"].low, gap["auroc"].high]
     facts = [gap.p, adjusted, "yes" if gap.is_cut else "no", without_paths(gap.why), " ".join(gap.keys)]
     configurations = [
         getattr(group.config, name) for group in (gap.first, gap.second) for name in CONFIGURATION if name != "seed"

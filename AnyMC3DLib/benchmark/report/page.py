@@ -14,25 +14,27 @@ from typing import Any
 
 import jinja2
 
-from .. import __version__
-from ..files import write_bytes, write_text
-from ..resources import resource
-from ..training import metrics
-from ..training.task import TaskSpec
-from ..wording import without_paths
+from ... import __version__
+from ...files import write_bytes, write_text
+from ...resources import resource
+from ...training import metrics
+from ...training.task import TaskSpec
+from ...wording import without_paths
+from ..config import RowConfig
+from ..names import NAMES
+from ..questions import Question
+from ..rows import ResultsTable
 from .arenas import Arena, Asked, ask
-from .config import RowConfig
-from .evidence import KEY_DIGITS
 from .export import DIFFERENCES, RESULTS, differences_csv, results_csv
 from .gaps import Gap, Measured
-from .groups import Entry, Group, gather, grouped
+from .groups import Entry, Group, gather, grouped, machine_words
 from .guide import advise
-from .labels import FIELDS, METHODS, listed, plural, value_words
+from .labels import FIELDS, KEY_DIGITS, listed, plural, value_words
 from .plots import Chart, draw
 from .published import beside, name_among
-from .questions import Question
-from .report_tables import COLUMNS, adjusted, arena_tables, rank_tables
-from .rows import ResultsTable
+from .recipes import COLUMNS as RECIPE_COLUMNS
+from .recipes import chooses_by_validation, recipe_tables
+from .tables import COLUMNS, adjusted, arena_tables, rank_tables
 from .verdict import judge, tally
 
 PAGE, PICTURES, TEMPLATE = "report.html", "pictures", "benchmark.html"
@@ -52,8 +54,8 @@ def write_report(
 ) -> Path:
     """Write `report.html`, `results.csv`, `differences.csv` and `pictures/*.png` into `folder`; returns the page.
 
-    `tasks` gives the task of each dataset, without which its figures have no intervals of averaged seeds and no paired
-    differences. `remarks` are sentences for the page, such as which dataset has no data. All is made before any is
+    `tasks` gives the task of each dataset, without which its figures have no intervals, no paired differences and no
+    recipes. `remarks` are sentences for the page, such as which dataset has no data. All is made before any is
     written, each file is replaced whole, the page last. Raises InputError if the folder cannot be written to.
     """
     place = Path(folder)
@@ -113,6 +115,10 @@ def _page(
         published=beside(groups, tasks),
         rows=[_named(entry, configs) | {"status": entry.status} for entry in entries],
         columns=COLUMNS,
+        recipes=recipe_tables(configs, tasks),
+        recipe_columns=RECIPE_COLUMNS,
+        chosen=_chosen(chooses_by_validation(configs, tasks)),
+        unit=_resampled_by(groups, measured),
         resamples=metrics.RESAMPLES,
         results=RESULTS,
         differences=DIFFERENCES,
@@ -163,6 +169,24 @@ def _section(asked: Asked, measured: Measured, charts: Sequence[Chart]) -> dict[
     }
 
 
+def _resampled_by(groups: Sequence[Group], measured: Measured) -> str:
+    """What intervals are over: test patients, or test cases where each is a patient of its own."""
+    by = {group.config.dataset: measured.resampled_by(group) for group in groups if measured.resampled_by(group)}
+    if set(by.values()) <= {"cases"}:
+        return "test cases"
+    alone = [name for name, unit in by.items() if unit == "cases"]
+    return f"test patients (test cases on {listed(alone)})" if alone else "test patients"
+
+
+def _chosen(by_validation: set[bool]) -> str:
+    """In a sentence what the validation cases decide."""
+    if by_validation == {False}:
+        return "Each training keeps its last weights: the validation cases choose nothing."
+    if by_validation == {True}:
+        return "Of each training the same validation cases choose the weights that are kept."
+    return "Where a recipe keeps the best weights, the same validation cases choose these; else the last are kept."
+
+
 def _against(arenas: Sequence[Arena]) -> str:
     names = dict.fromkeys(arena.name_of(arena.reference) for arena in arenas if arena.reference is not None)
     return " or ".join(names)
@@ -184,7 +208,7 @@ def _facts(entries: Sequence[Entry], tasks: Mapping[str, TaskSpec]) -> list[tupl
     if rows:
         planned = sorted({row.planned for row in rows})
         facts.append(("Epochs planned", ", ".join(map(str, planned))))
-        machines = _distinct(f"{row.device}, {plural(row.threads, 'thread')}" for row in rows)
+        machines = _distinct(machine_words(row) for row in rows)
         facts.append(("Computed on", "; ".join(machines)))
         dates = sorted({row.date for row in rows if row.date})
         facts.append(("Dates", dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "unknown"))
@@ -195,7 +219,7 @@ def _facts(entries: Sequence[Entry], tasks: Mapping[str, TaskSpec]) -> list[tupl
 
 def _told(field: str, value: Any) -> str:
     words = value_words(field, value)
-    return f"{words} ({value})" if field == "method" and value in METHODS else words
+    return f"{words} ({value}; {NAMES[value].source})" if field == "method" and value in NAMES else words
 
 
 def _dataset(name: str, entries: Sequence[Entry], tasks: Mapping[str, TaskSpec]) -> str:

@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from ..training.task import TaskSpec
-from .config import RowConfig
+from ...training.task import TaskSpec
+from ..config import RowConfig
+from ..names import NAMES
 from .groups import Group
 from .labels import figure_words, value_words
 
@@ -70,6 +71,9 @@ def _ours(group: Group, figure: str, groups: Sequence[Group]) -> tuple[float, Li
     values = group.values(OURS[figure])
     source = f"here, mean of {len(values)} seeds" if len(values) > 1 else "here, one seed"
     name = name_among([other.config for other in groups], group.config)
+    published_on = NAMES[group.config.method].backbone if group.config.method in NAMES else ""
+    if published_on:
+        source += f", on {group.config.backbone or 'a network of its own'} where its paper has {published_on}"
     if group.cut:
         source += ", cut by the budget"
     return group.mean(OURS[figure]), Line(name, figure_words(group.mean(OURS[figure])), source, False)

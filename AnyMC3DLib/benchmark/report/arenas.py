@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .config import RowConfig
+from ..config import RowConfig
+from ..questions import Question
 from .gaps import Gap, Measured
 from .groups import Group
 from .labels import value_words
-from .questions import Question
 
 # What belongs to a method rather than being a condition that methods are compared under, where methods are compared.
 PART_OF_METHOD = ("backbone", "pretrained", "fusion", "rank", "targets", "views", "pixels", "weights")
@@ -52,11 +52,11 @@ class Arena:
         return sorted(known, key=lambda group: -group.mean("auroc"))
 
     def gaps(self, measured: Measured) -> list[Gap]:
-        """Each group with figures against the reference."""
+        """Each group with figures against the reference, as one of so many comparisons."""
         if self.reference is None:
             return []
-        others = (group for group in self.groups if group.rows and group is not self.reference)
-        return [measured.gap(group, self.reference) for group in others]
+        others = [group for group in self.groups if group.rows and group is not self.reference]
+        return [measured.gap(group, self.reference).among(len(others)) for group in others]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,24 +7,14 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-METHODS: Mapping[str, str] = {
-    "anymc3d": "AnyMC3D",
-    "frozen": "Frozen backbone",
-    "probe": "Linear probe",
-    "full": "Full fine-tuning",
-    "mst": "Slice Transformer (MST)",
-    "cnn-lstm": "2.5D CNN and LSTM",
-    "resnet18-3d": "3D ResNet-18",
-    "resnet50-3d": "3D ResNet-50",
-    "densenet121-3d": "3D DenseNet-121",
-    "raptor": "Raptor",
-}
+from ..names import title_of
+
 FIELDS: Mapping[str, str] = {
     "method": "Method",
     "backbone": "Backbone",
     "pretrained": "Weights at the start",
     "size": "Input size, pixels",
-    "share": "Share of the training patients",
+    "share": "Share of the training data",
     "fusion": "Fusion",
     "rank": "Rank of the adapters",
     "targets": "Adapted layers",
@@ -41,6 +31,7 @@ FIGURES: Mapping[str, str] = {"auroc": "AUROC", "accuracy": "Accuracy", "auprc":
 UNKNOWN, MINUS = "unknown", "\N{MINUS SIGN}"
 OTHERS_LEFT_OUT = "the task's"
 SHORT_DIGEST = 8
+KEY_DIGITS = 8  # of a row's key on the page
 
 
 def _percent(value: float) -> str:
@@ -48,7 +39,7 @@ def _percent(value: float) -> str:
 
 
 _WORDS: Mapping[str, Callable[[Any], str]] = {
-    "method": lambda value: METHODS.get(value, value),
+    "method": title_of,
     "backbone": lambda value: value or "own network",
     "pretrained": lambda value: "pretrained" if value else "random weights",
     "size": lambda value: f"{value} px",
@@ -93,6 +84,11 @@ def interval_words(low: float, high: float, *, with_sign: bool = False) -> str:
         return "no interval"
     words = signed if with_sign else figure_words
     return f"{words(low)} to {words(high)}"
+
+
+def level_words(comparisons: int) -> str:
+    """What an interval is called that is one of so many."""
+    return "95 % interval" if comparisons == 1 else f"95 % interval for {comparisons} comparisons at once"
 
 
 def count_words(value: float) -> str:

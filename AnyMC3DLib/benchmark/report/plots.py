@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from .. import __version__
-from ..sheet import FAINT, INK, fitted
-from ..training.figures import COLOURS, PATTERNS
+from ... import __version__
+from ...sheet import FAINT, INK, fitted
+from ...training.figures import COLOURS, PATTERNS
 from .arenas import NUMBERS, Asked, ordered
 from .gaps import Measured
 from .groups import Group
@@ -45,7 +45,7 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """A group as it is drawn: its AUROC, the interval, and each seed's."""
+    """A group as it is drawn: its mean AUROC over seeds, the interval, and each seed's."""
 
     value: float
     low: float
@@ -54,9 +54,8 @@ class _Point:
 
     @classmethod
     def of(cls, group: Group, measured: Measured) -> _Point | None:
-        found, seeds = measured.averaged(group)["auroc"], group.values("auroc")
-        value = found.value if math.isfinite(found.value) else group.mean("auroc")
-        return cls(value, found.low, found.high, seeds) if math.isfinite(value) else None
+        found, value = measured.measure(group)["auroc"], group.mean("auroc")
+        return cls(value, found.low, found.high, group.values("auroc")) if math.isfinite(value) else None
 
 
 def draw(asked: Asked, measured: Measured) -> list[Chart]:

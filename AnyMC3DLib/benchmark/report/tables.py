@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from ..wording import without_paths
+from ...wording import without_paths
+from ..statistics import Ranks, average_ranks, holm, why_no_ranks
 from .arenas import Arena, Asked
-from .gaps import Gap, Measured
-from .groups import Group
-from .labels import count_words, figure_words, interval_words, minutes_words, p_words, plural, signed
-from .statistics import Ranks, average_ranks, holm, why_no_ranks
+from .gaps import Gap, Measure, Measured
+from .groups import PROCESSOR, Cost, Group
+from .labels import (
+    UNKNOWN,
+    count_words,
+    figure_words,
+    interval_words,
+    listed,
+    minutes_words,
+    p_words,
+    plural,
+    signed,
+)
 
+MOST_SEEDS = 5  # each told for itself
 Cell = tuple[str, str]  # what is read first, and what stands small below
 COLUMNS = (
     "AUROC, mean of seeds",
-    "AUROC of averaged seeds",
     "Difference to the reference",
     "Accuracy",
     "AUPRC",
@@ -107,22 +117,22 @@ def _line(arena: Arena, group: Group, measured: Measured, after: Mapping[tuple[s
     name = arena.name_of(group)
     remarks = [f"seed {entry.config.seed} {entry.status}: {entry.problem}" for entry in group.problems]
     remarks += [f"seed {row.config.seed} cut: {without_paths(row.cut)}" for row in group.rows if row.cut]
+    remarks += _where(group)
     ranked = arena.ranked
     is_reference, is_best = group is arena.reference, bool(ranked) and group is ranked[0]
     if not group.rows:
         return TableLine(name, tuple(remarks), (), is_reference, is_best)
-    gap = None if is_reference or arena.reference is None else measured.gap(group, arena.reference)
-    averaged = measured.averaged(group)
+    others = sum(bool(own.rows) for own in arena.groups) - 1
+    gap = None if is_reference or arena.reference is None else measured.gap(group, arena.reference).among(others)
     cells = (
-        _seeds(group, "auroc"),
-        _averaged(averaged["auroc"].value, averaged["auroc"].low, averaged["auroc"].high, averaged.why),
+        _auroc(group, measured.measure(group)),
         ("reference", "") if is_reference else _gap(gap, after.get((arena.place, name))),
         _seeds(group, "accuracy"),
         _seeds(group, "auprc"),
         _brier(group, gap),
         (count_words(group.cost("parameters")), ""),
         _minutes(group),
-        (f"{group.cost('peak_mb'):.0f}", ""),
+        _by_machine(group, "peak_mb", lambda value: f"{value:.0f}" if math.isfinite(value) else UNKNOWN),
         ("unknown" if group.cases("train") is None else str(group.cases("train")), plural(len(group.rows), "seed")),
     )
     return TableLine(name, tuple(remarks), cells, is_reference, is_best)
@@ -130,20 +140,23 @@ def _line(arena: Arena, group: Group, measured: Measured, after: Mapping[tuple[s
 
 def _seeds(group: Group, figure: str) -> Cell:
     values = group.values(figure)
-    text = f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else ""
-    if figure == "auroc" and 1 < len(values) <= 5:
-        text = "seeds " + ", ".join(f"{value:.3f}" for value in values)
-    return figure_words(group.mean(figure)), text
+    return figure_words(group.mean(figure)), f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else ""
 
 
-def _averaged(value: float, low: float, high: float, why: str) -> Cell:
-    return ("unknown", why) if why else (figure_words(value), f"({interval_words(low, high)})")
+def _auroc(group: Group, measure: Measure) -> Cell:
+    values, found = group.values("auroc"), measure["auroc"]
+    text = measure.why or f"({interval_words(found.low, found.high)})"
+    if len(values) > MOST_SEEDS:
+        text += f" seeds {min(values):.3f} to {max(values):.3f}"
+    elif len(values) > 1:
+        text += " seeds " + ", ".join(f"{value:.3f}" for value in values)
+    return figure_words(group.mean("auroc")), text
 
 
 def _gap(gap: Gap | None, after: float | None) -> Cell:
     if gap is None or gap.why:
         return "unknown", gap.why if gap is not None else "There is no reference with figures."
-    found = gap["auroc"]
+    found = gap.among(1)["auroc"]
     text = f"({interval_words(found.low, found.high, with_sign=True)})"
     if gap.p is not None:
         text += f" DeLong {p_words(gap.p)}"
@@ -154,7 +167,7 @@ def _gap(gap: Gap | None, after: float | None) -> Cell:
 
 
 def _brier(group: Group, gap: Gap | None) -> Cell:
-    found = gap["brier"] if gap is not None else None
+    found = gap.among(1)["brier"] if gap is not None else None
     if found is None or not math.isfinite(found.low):
         return figure_words(group.mean("brier")), ""
     interval = interval_words(found.low, found.high, with_sign=True)
@@ -162,6 +175,29 @@ def _brier(group: Group, gap: Gap | None) -> Cell:
 
 
 def _minutes(group: Group) -> Cell:
+    if len(group.machines) > 1:
+        return _by_machine(group, "minutes", minutes_words)
     processor = f"processor {minutes_words(group.cost('processor_minutes'))}"
     least = "at least " if group.reused else ""
     return f"{least}{minutes_words(group.cost('minutes'))}", processor + (", some embeddings reused" if least else "")
+
+
+def _by_machine(group: Group, cost: Cost, words: Callable[[float], str]) -> Cell:
+    """A cost's mean over the seeds; of several machines one for each, since their mean would say nothing."""
+    machines = group.machines
+    if len(machines) == 1:
+        return words(group.cost(cost)), ""
+    return "differs", "; ".join(f"{words(own.cost(cost))} on {machine}" for machine, own in machines.items())
+
+
+def _where(group: Group) -> list[str]:
+    """What is to be said of the machines: any but a processor, and which seed was on which of several."""
+    machines = group.machines
+    if len(machines) > 1:
+        on = [f"{_seeds_words(own.seeds)} on {machine}" for machine, own in machines.items()]
+        return [f"computed on several machines: {', '.join(on)}"]
+    return [f"on {name}" for name in dict.fromkeys(row.device for row in group.rows) if name != PROCESSOR]
+
+
+def _seeds_words(seeds: Sequence[int]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {listed([str(seed) for seed in seeds])}"

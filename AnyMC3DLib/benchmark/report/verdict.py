@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from .arenas import Arena
 from .gaps import Gap, Measured
 from .groups import Group
-from .labels import figure_words, interval_words, listed, plural, signed
+from .labels import figure_words, interval_words, level_words, listed, plural, signed
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """An arena's outcome: `headline` is the first sentence, `details` are the others.
 
-    `winner` has the highest mean AUROC, "" where fewer than two have one; it `is_apart` where each interval of its
-    paired differences to the others lies above 0.
+    `winner` has the highest mean AUROC, "" where fewer than two have one; it `is_apart` where the intervals of its
+    paired differences to all others, which hold at once, lie above 0.
     """
 
     place: str
@@ -34,9 +34,9 @@ def mean_words(group: Group) -> str:
 
 
 def difference_words(gap: Gap, figure: str = "auroc") -> str:
-    """The difference and its interval: "+0.010, 95 % interval +0.002 to +0.018"."""
+    """The difference and its interval: "+0.010, +0.002 to +0.018"."""
     found = gap[figure]
-    return f"{signed(found.value)}, 95 % interval {interval_words(found.low, found.high, with_sign=True)}"
+    return f"{signed(found.value)}, {interval_words(found.low, found.high, with_sign=True)}"
 
 
 def judge(arena: Arena, measured: Measured) -> Verdict:
@@ -48,7 +48,7 @@ def judge(arena: Arena, measured: Measured) -> Verdict:
     name = arena.name_of(winner)
     if not others:
         return Verdict(arena.place, f"{name} alone has figures: AUROC {mean_words(winner)}.")
-    gaps = [measured.gap(winner, other) for other in others]
+    gaps = [measured.gap(winner, other).among(len(others)) for other in others]
     apart = [gap for gap in gaps if gap.excludes_zero() and gap["auroc"].value > 0]
     behind = [gap for gap in gaps if gap.excludes_zero() and gap["auroc"].value < 0]
     alike = [gap for gap in gaps if gap.is_known and not gap.excludes_zero()]
@@ -56,8 +56,8 @@ def judge(arena: Arena, measured: Measured) -> Verdict:
     details = (
         *_sentence(arena, f"{name} cannot be told apart from", alike),
         *_sentence(arena, f"{name} is ahead of", apart),
-        *_sentence(arena, f"With averaged probabilities {name} is yet behind", behind),
-        *(f"{name} and {arena.name_of(gap.second)} cannot be compared case by case. {gap.why}" for gap in unknown),
+        *_sentence(arena, f"Over the seeds that both have {name} is yet behind", behind),
+        *(f"{name} and {arena.name_of(gap.second)} cannot be compared. {_why(gap)}" for gap in unknown),
     )
     is_apart = len(apart) == len(gaps)
     headline = f"{name} has the highest AUROC, {mean_words(winner)}, {_standing(arena, alike, behind + unknown)}."
@@ -73,9 +73,15 @@ def _standing(arena: Arena, alike: Sequence[Gap], open_ones: Sequence[Gap]) -> s
     return "and can be told apart from every other"
 
 
+def _why(gap: Gap) -> str:
+    return gap.why or "Too few patients were tested, or too few resamples drawn, for an interval."
+
+
 def _sentence(arena: Arena, start: str, gaps: Sequence[Gap]) -> list[str]:
+    if not gaps:
+        return []
     others = [f"{arena.name_of(gap.second)} ({difference_words(gap)})" for gap in gaps]
-    return [f"{start} {listed(others)}."] if others else []
+    return [f"{start} {listed(others)}; in brackets the difference and its {level_words(gaps[0].comparisons)}."]
 
 
 def tally(verdicts: Sequence[Verdict]) -> str:
@@ -88,4 +94,4 @@ def tally(verdicts: Sequence[Verdict]) -> str:
         f"{name} has the highest AUROC in {count} (told apart from every other in {sure[name]})"
         for name, count in counted.most_common()
     ]
-    return f"Of {plural(counted.total(), 'comparison')}: {'; '.join(parts)}."
+    return f"Of {plural(counted.total(), 'setting')}: {'; '.join(parts)}."
