@@ -195,7 +195,7 @@ class Trainer:
             last = epoch == phase.epochs - 1 or self._stopping() or self._waited_enough(phase, position)
             self._end_epoch(phase, position, phase.held(last=last), setting.validation)
             if phase.name == WarmUp.name:
-                self._report("Training on frozen embeddings", epoch + 1, phase.epochs)
+                self._report("Warming up on frozen embeddings", epoch + 1, phase.epochs)
             position.batch, position.losses = 0, []
             position.epoch += 1
             # What was stopped within an epoch has its state of then, from which the epoch can be ended another time.

@@ -228,7 +228,7 @@ def test_a_row_in_a_process_of_its_own_is_the_same_row(suite: Path, undisturbed:
     assert row.status == "done", row.error
     expected = ResultsTable(undisturbed).predictions(row.key).probabilities
     assert np.allclose(ResultsTable(tmp_path).predictions(row.key).probabilities, expected, atol=1e-5)
-    assert any(one.step is not None and one.step.step == "Training on frozen embeddings" for one in told)
+    assert any(one.step is not None and one.step.step == "Warming up on frozen embeddings" for one in told)
     assert row.peak_mb > 0
 
 

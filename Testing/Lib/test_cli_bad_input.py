@@ -170,7 +170,7 @@ BAD: dict[str, tuple[Callable[[Desk], list], str]] = {
     "an unknown device": (lambda d: [d.good, "--device", "abacus"], "The device 'abacus' is not here"),
     "a device that holds no values": (lambda d: [d.good, "--device", "meta"], "The device 'meta' is not here"),
     "an absent device": (lambda d: [d.good, "--device", "cuda:77"], "The device 'cuda:77' is not here"),
-    "missing weights": (lambda d: [d.good, "--weights", d.folder / "absent.pth"], "not at hand"),
+    "missing weights": (lambda d: [d.good, "--weights", d.folder / "absent.pth"], "no file or folder of weights"),
     "a heatmap of an unknown class": (
         lambda d: [d.good, "--heatmap", d.folder / "h.nrrd", "--heatmap-class", "dragon"],
         "no heatmap of a class 'dragon'",
