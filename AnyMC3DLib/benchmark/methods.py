@@ -5,6 +5,7 @@ All are trained by the same trainer on the same splits and measured alike.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ SCRATCH_RATE = 1e-3  # of networks whose weights begin at random, as MedMNIST's 
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
+class Method(abc.ABC):
     """A way to train and test a task; `names` says what it is called and who published it."""
 
     name: str
@@ -51,9 +52,9 @@ class Method:
         """Whether it trains what lies before the embeddings."""
         return True
 
+    @abc.abstractmethod
     def task(self, task: TaskSpec, config: RowConfig) -> TaskSpec:
         """The task as this method trains it under `config`; raises InputError where they do not fit."""
-        raise NotImplementedError
 
     def own_values(self, task: TaskSpec) -> dict[str, Any]:
         """The task's own values of the axes that the method has: what it does where a row does not say."""
@@ -65,9 +66,9 @@ class Method:
             raise InputError(f"The method '{self.name}' takes its weights from its backbone: leave the file away.")
         return open_backbone(config.backbone) if config.pretrained else random_backbone(config)
 
+    @abc.abstractmethod
     def build(self, task: TaskSpec, config: RowConfig) -> Build:
         """What is built on it for the task that `task` gave."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..terminal import show, show_table
+from .ending import asked_to_end
 
 if TYPE_CHECKING:
     from ..benchmark.config import RowConfig
     from ..benchmark.datasets import Dataset
     from ..benchmark.running import SuiteProgress
     from ..benchmark.suites import Suite
-    from ..control import Control
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -89,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         weights=suite.weights(),
     )
     control = Control()
-    with _asked_to_end(control), _Display() as display:
+    with asked_to_end(control, keeps=True), _Display() as display:
         summary = run_suite(configs, datasets, running, progress=display, control=control)
     told = f"{summary.done} rows computed, {summary.there} were there, {summary.failed} failed"
     show(f"{told}, {summary.elsewhere} are another process's." if summary.elsewhere else f"{told}.")
@@ -171,24 +169,6 @@ def _part(text: str) -> tuple[int, int]:
     if not (number.isdigit() and count.isdigit()):
         raise InputError(f"A part is given as K/N, such as 1/4, but is '{text}'.")
     return int(number), int(count)
-
-
-@contextlib.contextmanager
-def _asked_to_end(control: Control) -> Iterator[None]:
-    """Ctrl+C and a polite kill let the row save where it stands; a second one ends at once."""
-
-    def asked(*_: object) -> None:
-        (control.cancel if control.suspended else control.suspend)()
-
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):
-            before[number] = signal.signal(number, asked)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Display:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import io
 import json
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..allocator import keep_freed_memory
@@ -25,6 +22,7 @@ from ..training.processes import Processes
 from ..training.run import TrainingResult
 from ..training.task import read_task
 from .common import backbone_for, backbone_of_plugin, split_list
+from .ending import asked_to_end
 
 # What the parser keeps beside the options.
 NO_OPTIONS = ("module", "function", "command", "check")
@@ -35,7 +33,7 @@ def train(options: argparse.Namespace) -> None:
     keep_freed_memory()
     order = _order_of(options)
     started, control, processes = time.monotonic(), Control(), Processes()
-    with ProgressDisplay() as progress, _asked_to_end(control, keeps=order.run is not None):
+    with ProgressDisplay() as progress, asked_to_end(control, keeps=order.run is not None):
         device = processes.device if options.device == "auto" else options.device
         if processes.count > 1 and options.device != "auto":
             raise InputError("With several processes each has a device of its own: leave --device away.")
@@ -80,26 +78,6 @@ def _tell(result: TrainingResult, *, minutes: float, out: Path | None) -> None:
     show(f"{where}{result.parameters:,} parameters, trained in {minutes:.1f} minutes.")
     for case, reason in result.excluded.items():
         show(f"Left out: {case} ({reason})")
-
-
-@contextlib.contextmanager
-def _asked_to_end(control: Control, *, keeps: bool) -> Iterator[None]:
-    """Ctrl+C and a polite kill let the step end and the state be saved, where the run keeps one."""
-    before = {}
-
-    def asked(*_: object) -> None:
-        # Who asks twice does not want to wait for the step's end.
-        (control.suspend if keeps and not control.suspended else control.cancel)()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Only a main thread may; elsewhere whoever runs the thread asks through the control.
-        with contextlib.suppress(ValueError):
-            before[number] = signal.signal(number, asked)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _score(value: float | None) -> str:
