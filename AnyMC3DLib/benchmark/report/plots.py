@@ -27,6 +27,8 @@ from .labels import FIELDS, count_words
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 WIDTH, PLOT, LINE, HEADING, BELOW, EDGE = 4.1, 2.5, 0.25, 0.42, 0.62, 0.12  # inches
+# To the right half of the last tick's words stands beside the axes.
+RIGHT = 0.36
 LEFT, TEXT, SMALL, PNG_DPI, SHEET_DPI = 0.72, 10, 9, 200, 100
 POINT_ROW, APART = 0.46, 0.018  # a row of points in inches; lines beside each other, as a part of the width
 GRID = "#e7ebf0"
@@ -190,7 +192,7 @@ def _page(title: str, *, plot: float, legend: int, left: float = LEFT) -> tuple[
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     head = figure.text(EDGE / WIDTH, 1 - 0.22 / height, _fitted(title, left=EDGE), fontsize=TEXT + 1, color=INK)
     head.set(weight="bold", verticalalignment="center", parse_math=False)
-    box = (left / WIDTH, (height - HEADING - plot) / height, (WIDTH - left - EDGE) / WIDTH, plot / height)
+    box = (left / WIDTH, (height - HEADING - plot) / height, (WIDTH - left - RIGHT) / WIDTH, plot / height)
     return figure, figure.add_axes(box)
 
 
