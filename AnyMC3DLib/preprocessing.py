@@ -24,6 +24,7 @@ from .geometry import (
     nearest_axes,
     transform_points,
 )
+from .padding import without_padding
 from .resampling import AxisGrid, resample
 from .spec import IntensitySpec, PreprocessingSpec, RegionSpec, SliceSpec
 from .volume import Volume, check_values
@@ -85,12 +86,13 @@ class Slices:
 
 
 def preprocess(volume: Volume, spec: PreprocessingSpec, *, region: Region | None = None) -> Slices:
-    """Cut `volume` into the slices that `spec` describes.
+    """Cut `volume` into the slices that `spec` describes; what a CT scanner padded is taken as air.
 
     Raises InputError for values that are not finite, a constant region, a region that is missing or lies outside
     the volume, or a colour picture where the spec asks for three windows.
     """
     check_values(volume)
+    volume = without_padding(volume)
     axis, columns = slicing_of(volume, spec.axis)
     bounds = _bounds(volume, spec.region, region)
     # Along (slice, row, column): the array's own axis, turned so that its index runs in the standard direction.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import SimpleITK as sitk
 
 from . import dicom
 from .errors import InputError
-from .files import replacing
+from .file_length import check_length
+from .files import is_there, replacing
 from .geometry import Affine, check_affine, corners_of, is_sheared, spacing_of
 from .nifti import check_nifti
 
@@ -22,6 +24,8 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # Not .nhdr and .mhd: their voxels are in a second file, and two files cannot be replaced at once.
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
+MODALITY = re.compile(r"[A-Z]{2,16}")
+UNIT_ROUNDING = 1e-3  # by how much the length of a direction in a header may miss 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +33,13 @@ class Volume:
     """An image with its geometry.
 
     `array` is [k, j, i], or [1, j, i, 3] for a 2D RGB picture; `ijk_to_ras` is 4x4 in millimetres and may be
-    sheared. `name` is shown in messages; it is never the patient's.
+    sheared. `name` is shown in messages; it is never the patient's. `modality` is DICOM's code, "" where unknown.
     """
 
     array: npt.NDArray
     ijk_to_ras: Affine
     name: str = "the image"
+    modality: str = ""
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
@@ -50,6 +55,9 @@ class Volume:
         # SimpleITK knows the machine's own byte order alone.
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         object.__setattr__(self, "array", array)
+        # A code and nothing else: it is shown, and kept in plugins.
+        code = self.modality.strip().upper()
+        object.__setattr__(self, "modality", code if MODALITY.fullmatch(code) else "")
         object.__setattr__(self, "ijk_to_ras", check_affine(self.ijk_to_ras, name=self.name))
 
     @property
@@ -80,19 +88,21 @@ def read_volume(path: str | os.PathLike[str]) -> Volume:
     place = Path(path)
     if not str(path):
         raise InputError("An image has an empty name: give a file or a folder.")
-    if not place.exists():
+    if not is_there(place):
         raise InputError(f"There is no file or folder '{place}': check the path.")
     if not os.access(place, os.R_OK):
         raise InputError(f"'{place.name}' may not be read by you: ask for the permission.")
-    if place.is_dir():
-        array, lps = dicom.read_series(place)
-        return Volume(array, LPS_TO_RAS @ lps, name=f"'{place.name}'")
-    return from_sitk(_read_image(place), name=f"'{place.name}'")
+    if place.is_dir() or dicom.has_frames(place):
+        array, lps = dicom.read_series(place) if place.is_dir() else dicom.read_frames(place)
+        return Volume(array, LPS_TO_RAS @ lps, name=f"'{place.name}'", modality=dicom.modality_of(place))
+    found = from_sitk(_read_image(place), name=f"'{place.name}'")
+    return dataclasses.replace(found, modality=dicom.modality_of(place))
 
 
 def _read_image(place: Path) -> sitk.Image:
     if place.name.lower().endswith((".nii", ".nii.gz")):
         check_nifti(place)
+    check_length(place)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(place))
     try:
@@ -128,6 +138,8 @@ def from_sitk(image: sitk.Image, *, name: str) -> Volume:
     lps = np.eye(4)
     dimension = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimension, dimension)
+    if np.abs(np.linalg.norm(direction, axis=0) - 1).max() > UNIT_ROUNDING:
+        raise InputError(f"The directions of {name} are not of length 1: correct its header.")
     lps[:dimension, :dimension] = direction * np.array(image.GetSpacing())
     lps[:dimension, 3] = image.GetOrigin()
     if dimension == 2:

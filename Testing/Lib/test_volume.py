@@ -262,6 +262,88 @@ def test_a_nifti_of_an_impossible_number_of_dimensions_is_refused(tmp_path: Path
     assert "is damaged" in refusal(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_of_a_nifti_that_are_no_numbers_are_counted_and_refused(
+    tmp_path: Path, dtype: type, ending: str, value: float
+) -> None:
+    array = anatomy().astype(dtype)
+    array[3, 4, 5] = array[6, 7, 8] = value  # ITK would read 0 there
+    write_volume(tmp_path / f"a{ending}", Volume(array, straight()))
+    assert "holds 2 values that are not finite numbers: replace them first" in refusal(tmp_path / f"a{ending}")
+
+
+def changed(path: Path, place: int, kinds: str, *values: float) -> Path:
+    """The NIfTI at `path` with other values at a place of its header."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(f"<{kinds}", content, place, *values)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "kinds", "values", "told"),
+    [
+        (80, "f", [1.0], "tells two voxel sizes (1 x 1.3 x 2.2 and 0.9 x 1.3 x 2.2 mm): correct its header"),
+        (292, "f", [-30.0], "tells two places in the patient (qform and sform): correct its header"),
+        (256, "f", [1.5], "its qform) is no rotation: correct its header"),
+        (46, "h", [12], "holds more data than its header tells: copy or export it again"),
+        (72, "h", [64], "is damaged: copy or export it again"),
+        (344, "4s", [b"ni1\0"], "is damaged: copy or export it again"),
+        (112, "2f", [0.0, 5.0], "scales its values by 0 and adds 5: export it again"),
+    ],
+)
+def test_a_nifti_that_contradicts_itself_is_refused(tmp_path: Path, place: int, kinds: str, values, told: str) -> None:
+    write_volume(tmp_path / "a.nii", study())
+    assert told in refusal(changed(tmp_path / "a.nii", place, kinds, *values))
+
+
+def test_a_nifti_may_tell_another_kind_of_place_beside_its_own(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii", study("oblique"))
+    expected = read_volume(tmp_path / "a.nii").ijk_to_ras
+    changed(tmp_path / "a.nii", 254, "h", 4)  # the sform is that of an atlas, sheared and scaled
+    changed(tmp_path / "a.nii", 280, "12f", *[1.1, 0.2, 0, 90, 0, 1.3, 0, -126, 0, 0, 2.6, -72])
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").ijk_to_ras, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"Offset = ", b"Offsat = ", "does not tell its origin: export it again"),
+        (b"ElementSpacing = ", b"ElementSpicing = ", "does not tell its spacing: export it again"),
+        (b"TransformMatrix = ", b"TransformMatrex = ", "does not tell its direction: export it again"),
+        (b"BinaryDataByteOrderMSB", b"BinaryDataByteOrderMSA", "does not tell its byte order: export it again"),
+        (b"MSB = False", b"MSB = Galse", "holds other data than its header tells"),
+        (b"DimSize = 16", b"DimSize = 14", "holds other data than its header tells"),
+        (b"LOCAL\n", b"LOCAL*", "holds other data than its header tells"),  # ITK's reader would crash
+        (b"TransformMatrix = -1", b"TransformMatrix = -2", "are not of length 1: correct its header"),
+    ],
+)
+def test_a_damaged_header_of_a_metaimage_is_refused(tmp_path: Path, old: bytes, new: bytes, told: str) -> None:
+    sitk.WriteImage(volume_room.to_sitk(study()), str(tmp_path / "a.mha"))
+    content = (tmp_path / "a.mha").read_bytes()
+    assert old in content
+    (tmp_path / "a.mha").write_bytes(content.replace(old, new, 1))
+    assert told in refusal(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_an_nrrd_of_more_voxels_than_its_header_tells_is_refused(tmp_path: Path, compressed: bool) -> None:
+    sitk.WriteImage(volume_room.to_sitk(study()), str(tmp_path / "a.nrrd"), compressed)
+    content = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"sizes: 16 19 13", b"sizes: 16 19 12"))
+    assert "holds other data than its header tells" in refusal(tmp_path / "a.nrrd")
+
+
+def test_a_compressed_nrrd_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nrrd", study())
+    content = bytearray((tmp_path / "a.nrrd").read_bytes())
+    content[-6] ^= 1  # in the checksum, which ITK does not look at
+    (tmp_path / "a.nrrd").write_bytes(content)
+    assert "holds other data than its header tells" in refusal(tmp_path / "a.nrrd")
+
+
 def nrrd_with_directions(path: Path, directions: str) -> None:
     header = (
         "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 4 3 2\n"
