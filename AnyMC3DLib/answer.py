@@ -18,12 +18,16 @@ from .spec import PluginSpec
 
 @dataclasses.dataclass(frozen=True)
 class MemberAnswer:
-    """What one member says: probabilities [classes], weights of slices [S] and of views, perhaps maps."""
+    """What one member says: probabilities [classes], weights of slices [S] and of views, perhaps maps.
+
+    `beyond` is whether the study is unlike those that the member has learnt from, None where it cannot tell.
+    """
 
     probabilities: npt.NDArray[np.float64]
     slice_weights: dict[str, Tensor]
     view_weights: dict[str, float]
     maps: dict[str, RelevanceMap] | None
+    beyond: bool | None = None
 
 
 def patches_inside(slices: Slices, shape: tuple[int, int]) -> np.ndarray:
@@ -52,9 +56,17 @@ def decide(spec: PluginSpec, probabilities: dict[str, float]) -> dict[str, bool]
 
 
 def predicted(
-    spec: PluginSpec, answers: Sequence[MemberAnswer], slices: Mapping[str, Slices], provenance: Mapping[str, Any]
+    spec: PluginSpec,
+    answers: Sequence[MemberAnswer],
+    slices: Mapping[str, Slices],
+    provenance: Mapping[str, Any],
+    *,
+    remarks: Sequence[str] = (),
 ) -> Prediction:
-    """The members' answers as one: their mean, the decisions, hot spots, and what a person should be told."""
+    """The members' answers as one: their mean, the decisions, hot spots, and what a person should be told.
+
+    `remarks` say what of the study's images the plugin has not seen in training.
+    """
     mean = np.mean([a.probabilities for a in answers], axis=0)
     probabilities = {c.name: float(p) for c, p in zip(spec.classes, mean, strict=True)}
     decisions = decide(spec, probabilities)
@@ -65,6 +77,7 @@ def predicted(
     maps = _mean_maps([a.maps for a in answers if a.maps is not None])
     explained = any(m.classes is not None for m in maps.values())
     spots = {name: class_hot_spots(maps, n) for n, name in enumerate(spec.explained)} if explained else {}
+    beyond = _is_beyond(answers, remarks)
     return Prediction(
         spec=spec,
         probabilities=probabilities,
@@ -73,9 +86,31 @@ def predicted(
         view_weights={n: float(np.mean([a.view_weights[n] for a in answers])) for n in slices},
         maps=maps,
         hot_spots=spots,
-        warnings=_warnings(spec, probabilities, decisions, slices),
+        warnings=[*_out_of_scope(spec, answers, remarks), *_warnings(spec, probabilities, decisions, slices)],
         provenance=dict(provenance),
+        beyond=beyond,
     )
+
+
+def half_or_more(votes: Sequence[bool | None]) -> bool:
+    """Whether half of an ensemble's members or more say yes: each knows the studies of its own folds alone."""
+    return 2 * sum(map(bool, votes)) >= len(votes)
+
+
+def _is_beyond(answers: Sequence[MemberAnswer], remarks: Sequence[str]) -> bool | None:
+    if all(a.beyond is None for a in answers):
+        return True if remarks else None
+    return bool(remarks) or half_or_more([a.beyond for a in answers])
+
+
+def _out_of_scope(spec: PluginSpec, answers: Sequence[MemberAnswer], remarks: Sequence[str]) -> list[str]:
+    found = [f"Out of scope? {remark}" for remark in remarks]
+    if half_or_more([a.beyond for a in answers]) and spec.scope is not None:
+        found.append(
+            f"Out of scope? The pictures are unlike those of the {spec.scope.cases} studies that the plugin learnt "
+            "from: check that it is the right image, and that it was made like theirs."
+        )
+    return found
 
 
 def _mean_maps(members: Sequence[Mapping[str, RelevanceMap]]) -> dict[str, RelevanceMap]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone, Encoded
+from .density import VolumeDensity, describe
 from .errors import PluginError
 from .fusion import make_fusion
 from .lora import Adapter, Rows, select_targets
@@ -57,6 +58,8 @@ class PluginNetwork(nn.Module):
             for view in spec.views:
                 self.register_buffer(f"shift_{view.name}", torch.zeros(width))
                 self.register_buffer(f"scale_{view.name}", torch.ones(width))
+        # Of the studies that were learnt from, once they were; see `with_density`.
+        self.density = VolumeDensity(self.described_width) if spec.scope is not None and spec.scope.density else None
         number = next(_numbers)
         self._keys = {name: f"{spec.name}#{number}/{name}" for name in self.adapters}
         self._attach(check)
@@ -117,6 +120,17 @@ class PluginNetwork(nn.Module):
         place = torch.full((len(slices),), len(kept) - 1, device=slices.device)
         place[kept] = torch.arange(len(kept), device=slices.device)
         return self.encode(view, slices[kept]).embedding[place]
+
+    @property
+    def described_width(self) -> int:
+        """How many numbers describe a study to the density."""
+        return self.width * len(self.spec.views)
+
+    def is_beyond(self, embeddings: Mapping[str, Tensor]) -> bool:
+        """Whether a study's slice embeddings [S, D] by view are unlike those that the plugin has learnt from."""
+        if self.density is None:
+            return False
+        return self.density.is_beyond(describe({view.name: embeddings[view.name] for view in self.spec.views}))
 
     def condensed(self, embeddings: Tensor) -> Tensor:
         """What is kept of a study's embeddings [S, D] of one view where they are computed once and used often."""

@@ -69,7 +69,10 @@ class HotSpot:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A plugin's answer for one study."""
+    """A plugin's answer for one study.
+
+    `beyond` says whether the study is unlike those that the plugin has learnt from; None where it cannot tell.
+    """
 
     spec: PluginSpec
     probabilities: dict[str, float]
@@ -80,6 +83,7 @@ class Prediction:
     hot_spots: dict[str, list[HotSpot]]
     warnings: list[str]
     provenance: dict[str, Any]
+    beyond: bool | None = None
 
     @property
     def decided(self) -> list[str]:
@@ -113,6 +117,7 @@ class Prediction:
                 name: [{"ras": list(spot.ras), "heat": spot.heat} for spot in spots]
                 for name, spots in self.hot_spots.items()
             },
+            "beyond_training": self.beyond,
             "warnings": self.warnings,
             "provenance": self.provenance,
         }

@@ -15,6 +15,7 @@ from .errors import InputError, PluginError
 from .records import Record
 
 FORMAT_VERSION = 1
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Axis = Literal["axial", "coronal", "sagittal"]
 TaskType = Literal["binary", "multiclass", "multilabel"]
@@ -218,6 +219,41 @@ class ClassSpec(Record):
             raise InputError(f"The threshold of class '{self.name}' must lie within 0 to 1.")
 
 
+Bounds = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeenImages(Record):
+    """What the images of one source were like in training: least and most over the studies.
+
+    `low`, `middle` and `high` are the percentiles 0.5, 50 and 99.5 of an image's values, in its own units. `spacing_mm`
+    and `extent_mm` are along R, A and S, or the image's axes nearest to them. `modalities` are DICOM's codes.
+    """
+
+    source: str
+    low: Bounds
+    middle: Bounds
+    high: Bounds
+    spacing_mm: tuple[Bounds, Bounds, Bounds]
+    extent_mm: tuple[Bounds, Bounds, Bounds]
+    modalities: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScopeSpec(Record):
+    """Which studies the plugin was made for: those that are like the `cases` it has learnt from.
+
+    With `density` the plugin's file holds a density of their embeddings, beyond whose limit a study is called unlike
+    them; of `held_out` studies that taught the plugin nothing, `beyond` were so called when it was trained.
+    """
+
+    cases: int
+    images: tuple[SeenImages, ...] = ()
+    density: bool = False
+    held_out: int = 0
+    beyond: int = 0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BackboneRef(Record):
     """The backbone a plugin was trained on: its name in the catalogue, the digest of its weights, and the network they
@@ -264,6 +300,7 @@ class PluginSpec(Record):
     head: HeadSpec = HeadSpec()
     temperature: float = 1.0
     members: int = 1
+    scope: ScopeSpec | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -279,6 +316,9 @@ class PluginSpec(Record):
         if not self.name.strip():
             raise InputError("A plugin needs a name.")
         names = [c.name for c in self.classes]
+        if any(CONTROL.search(name) for name in (self.name, *names)):
+            # They end a line of a table, or steer a terminal.
+            raise InputError("The name of a plugin or of a class holds a control character: take it out.")
         if not names or (len(names) < 2 and self.task_type != "multilabel"):
             raise InputError(f"A {self.task_type} plugin needs more classes than {len(names)}.")
         if self.task_type == "binary" and len(names) != 2:
@@ -290,6 +330,11 @@ class PluginSpec(Record):
             raise InputError(f"Plugin '{self.name}' has no view.")
         if self.temperature <= 0 or self.members < 1:
             raise InputError(f"Plugin '{self.name}' needs a temperature above 0 and at least one member.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `Record.to_dict`; an unknown scope is left out, so that descriptions without one stay the same."""
+        found = super().to_dict()
+        return found if self.scope is not None else {name: value for name, value in found.items() if name != "scope"}
 
     @property
     def logits(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ import numpy.lib.format as npy
 import numpy.typing as npt
 
 from .errors import InputError
+from .files import UNREADABLE_ARRAY
 from .messages import ImageSource, Matrix, RegionSource, StudyParams
 from .prediction import Study
 from .preprocessing import Box, Region, Segment
@@ -18,8 +20,8 @@ from .regions import read_region
 from .volume import Volume, read_volume
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-# A damaged header is Python that cannot be read.
-_UNREADABLE = (ValueError, TypeError, SyntaxError, RecursionError, EOFError, UnicodeError)
+# The system's own errors say more than that a file is damaged.
+_UNREADABLE = tuple(kind for kind in UNREADABLE_ARRAY if kind is not OSError)
 
 
 def read_study(params: StudyParams) -> Study:
@@ -69,7 +71,8 @@ def _check_header(stream: BinaryIO, name: str) -> None:
 def _image(source: ImageSource, name: str) -> Volume:
     if source.file is not None:
         return read_volume(checked_path(source.file))
-    return _volume(source.array, source.ijk_to_ras, f"the image '{name}'")
+    found = _volume(source.array, source.ijk_to_ras, f"the image '{name}'")
+    return dataclasses.replace(found, modality=source.modality)
 
 
 def _region(source: RegionSource, name: str) -> Region:

@@ -231,7 +231,10 @@ def _told_of(result: TrainingResult) -> dict[str, Any]:
 
 
 def _figures_of(found: Evaluation) -> dict[str, Any]:
-    figures = {"auc": found.auc, "accuracy": found.accuracy, "auc_difference": found.difference}
+    figures = {
+        "auc": found.auc, "accuracy": found.accuracy, "auc_difference": found.difference,
+        "beyond_training": found.share_beyond,
+    }  # fmt: skip
     known: dict[str, Any] = {name: figure.to_dict() for name, figure in figures.items() if figure is not None}
     if found.against is not None:
         known["against"] = {"plugin": found.against.spec.name, **_figures_of(found.against)}

@@ -30,13 +30,15 @@ FACTORS_ATTRIBUTE = "AnyMC3D.Factors"
 class HandedImage:
     """A view of a volume's voxels [k, j, i] (or [k, j, i, 3]) and its 4x4 affine to RAS, transforms included.
 
-    `frame` names the frame of a sequence that it shows, None for a plain volume.
+    `frame` names the frame of a sequence that it shows, None for a plain volume; `modality` is DICOM's code, "" where
+    the scene knows none.
     """
 
     array: npt.NDArray
     ijk_to_ras: Matrix
     name: str
     frame: str | None = None
+    modality: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,19 @@ def image_of(node: slicer.vtkMRMLVolumeNode) -> HandedImage:
     The array is the scene's own memory: copy it before the scene changes. Raises InputError, in one sentence, for a
     volume without voxels, or of neither one nor three values a voxel, and for a place that no single affine describes.
     """
-    return HandedImage(_voxels(node), ijk_to_ras_of(node), node.GetName() or "", frame_of(node))
+    return HandedImage(_voxels(node), ijk_to_ras_of(node), node.GetName() or "", frame_of(node), modality_of(node))
+
+
+def modality_of(node: slicer.vtkMRMLVolumeNode) -> str:
+    """DICOM's code of a volume's modality, such as "CT"; "" for what was not loaded from DICOM."""
+    scene = node.GetScene()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene) if scene is not None else None
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if not item:
+        return ""
+    return hierarchy.GetItemAttribute(
+        item, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMSeriesModalityAttributeName()
+    ).strip()
 
 
 def ijk_to_ras_of(node: slicer.vtkMRMLVolumeNode) -> Matrix:

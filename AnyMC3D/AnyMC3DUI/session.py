@@ -226,7 +226,9 @@ class ClassifySession:
         image_sources: dict[str, ImageSource] = {}
         for name, image in images.items():
             place = yield from self._put(image.array, folder, files, f"Handing over {name}")
-            image_sources[name] = ImageSource(array=str(place), ijk_to_ras=matrix(image.ijk_to_ras))
+            image_sources[name] = ImageSource(
+                array=str(place), ijk_to_ras=matrix(image.ijk_to_ras), modality=image.modality
+            )
         region_sources: dict[str, RegionSource] = {}
         for name, region in regions.items():
             if hasattr(region, "low"):

@@ -92,7 +92,7 @@ def compute_row(
         result = train_plugin(
             task, cases, backbone, None, test_splits=("test",), progress=clock, control=control,
             keeping=Keeping(place, resume=True, every_s=60), cache=means.slices, features=features,
-            build=method.build(task, config), on_epoch=clock.epoch_done,
+            build=method.build(task, config), on_epoch=clock.epoch_done, scope=False,
         )  # fmt: skip
     clock.note()
     row = Row(

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from ..operating_points import curve_of
-from ..plugin import read_sizes, read_spec
+from ..plugin import DENSITY, read_sizes, read_spec
 from ..plugin_edit import revise_plugin, revision_of
 from ..records import mapping_of
 from ..spec import PluginSpec, ViewSpec
@@ -19,7 +19,10 @@ def show_card(options: argparse.Namespace) -> None:
     """Show what the plugin answers, what it was trained on, and how large it is."""
     spec = read_spec(options.file)
     sizes = read_sizes(options.file)
-    parameters = sum(math.prod(shape) for shape in sizes.values())
+    # What tells studies of another kind is data about the training, and no parameter.
+    parameters = sum(
+        math.prod(shape) for name, shape in sizes.items() if not name.partition(".")[2].startswith(DENSITY)
+    )
     size = Path(options.file).stat().st_size
     if options.json:
         show(json.dumps({**spec.to_dict(), "parameters": parameters, "bytes": size}, indent=2))
@@ -37,6 +40,7 @@ def show_card(options: argparse.Namespace) -> None:
             f"{parameters:,} parameters, {size:,} bytes" + (f", {spec.members} members" if spec.members > 1 else ""),
         ],
         *_training_rows(spec),
+        *_scope_rows(spec),
         ["licence", spec.licence or "not said"],
         ["intended use", spec.intended_use],
         *([["changed since", revised]] if (revised := revision_of(spec)) else []),
@@ -87,6 +91,44 @@ def _view_text(view: ViewSpec) -> str:
         cut.slices.policy, f"slices of {cut.slices.thickness_mm} mm"
     )
     return f"{view.name} of '{view.source}' ({cut.axis}, {cut.region.kind}, {size}, {count})"
+
+
+def _scope_rows(spec: PluginSpec) -> list[list[str]]:
+    scope = spec.scope
+    if scope is None:
+        return []
+    rows = []
+    for images in scope.images:
+        spacing = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in images.spacing_mm)
+        kind = f"{' and '.join(images.modalities)}, " if images.modalities else ""
+        values = f"values {images.low[0]:.4g} to {images.high[1]:.4g}"
+        rows.append([f"has seen of '{images.source}'", f"{kind}{values}, spacing along R, A, S {spacing} mm"])
+    told = "by their embeddings too" if scope.density else "by these ranges alone: it learnt from too few"
+    held = f"; of {scope.held_out} held-out studies {scope.beyond} were" if scope.density and scope.held_out else ""
+    return [*rows, ["tells other studies", f"{told}{held}"]]
+
+
+def learn_scope(options: argparse.Namespace) -> None:
+    """Tell a plugin which studies it has learnt from, as a training does at its end."""
+    from ..terminal import ProgressDisplay
+    from ..training.add_scope import add_scope
+    from ..training.cases import read_cases
+    from .common import backbone_of_plugin, split_list
+
+    spec = read_spec(options.file)
+    with ProgressDisplay() as progress:
+        backbone = backbone_of_plugin(spec, weights=options.weights, device=options.device)
+        scope = add_scope(
+            options.file,
+            options.out or options.file,
+            read_cases(options.data, spec),
+            backbone,
+            train_splits=split_list(options.train_splits),
+            validation_splits=split_list(options.val_splits),
+            progress=progress,
+        )
+    held = f" Of {scope.held_out} held-out studies {scope.beyond} are called unlike them." if scope.density else ""
+    show(f"Wrote '{options.out or options.file}': it knows {scope.cases} studies.{held}")
 
 
 def _training_rows(spec: PluginSpec) -> list[list[str]]:

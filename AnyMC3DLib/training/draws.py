@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 # The kinds of draws, so that no two of them follow the same numbers.
-_ORDER, _CASE, _STEP = 0, 1, 2
+_ORDER, _CASE, _STEP, _SCOPE = 0, 1, 2, 3
 
 
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
@@ -20,6 +20,11 @@ def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
 def case_generator(seed: int, epoch: int, case: int) -> np.random.Generator:
     """For the slices and the augmentation of a case in an epoch."""
     return np.random.default_rng([seed, _CASE, epoch, case])
+
+
+def scope_generator(seed: int) -> np.random.Generator:
+    """For the studies whose density a plugin keeps."""
+    return np.random.default_rng([seed, _SCOPE])
 
 
 def step_seed(seed: int, *step: int) -> int:

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..answer import half_or_more
 from ..backbone import Backbone
 from ..errors import InputError
 from ..plugin import load_networks, read_spec
 from ..progress import ProgressCallback
 from ..spec import PluginSpec
 from .cases import Case, of_split
-from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference
+from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference, share_of
 from .slices import cut_cases
 from .task import TaskSpec
 from .trainer import Trainer
@@ -27,7 +28,8 @@ class Evaluation:
     """What a plugin says of some cases, and its figures, which are computed when they are asked for.
 
     `targets` are class numbers [N], or for a multilabel task [N, classes] of 0, 1, and -1 where a label is missing;
-    `probabilities` [N, classes]. `against` is another plugin on the same cases. Intervals are by patient.
+    `probabilities` [N, classes]. `beyond` says of each case whether its pictures are unlike those that the plugin has
+    learnt from, None where it cannot tell. `against` is another plugin on the same cases. Intervals are by patient.
     """
 
     spec: PluginSpec
@@ -35,6 +37,7 @@ class Evaluation:
     patients: list[str]
     targets: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
+    beyond: list[bool] | None = None
     against: Evaluation | None = None
 
     @functools.cached_property
@@ -46,6 +49,14 @@ class Evaluation:
     def accuracy(self) -> Estimate:
         """Share of right answers."""
         return bootstrap(accuracy, self.targets, self.probabilities, patients=self.patients)
+
+    @functools.cached_property
+    def share_beyond(self) -> Estimate | None:
+        """Share of the cases whose pictures are unlike those that the plugin has learnt from; None if it cannot tell.
+
+        The interval is Wilson's.
+        """
+        return None if self.beyond is None else share_of(sum(self.beyond), len(self.beyond))
 
     @functools.cached_property
     def difference(self) -> Estimate | None:
@@ -87,11 +98,15 @@ def _predict(
     spec, networks = load_networks(path, backbone)
     try:
         cut = cut_cases(of_split(cases(spec), splits), spec, dtype=np.float32, progress=progress)
-        members = []
+        members, beyond = [], []
         for network in networks:
             trainer = Trainer(network, TaskSpec(plugin=spec).training, progress=progress)
-            members.append(trainer.predict(cut))
+            embedded = trainer.embed(cut, step="Evaluating")
+            members.append(trainer.answers(embedded, cut))
+            beyond.append([network.is_beyond(each) for each in embedded])
     finally:
         for network in networks:
             network.close()
-    return Evaluation(spec, cut.ids, cut.patients, cut.targets, np.mean(members, axis=0))
+    known = spec.scope is not None and spec.scope.density
+    unlike = [half_or_more(votes) for votes in zip(*beyond, strict=True)] if known else None
+    return Evaluation(spec, cut.ids, cut.patients, cut.targets, np.mean(members, axis=0), unlike)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..backbone import Backbone
 from ..control import Control
 from ..errors import Cancelled, InputError, Suspended
 from ..files import check_writable
-from ..plugin import save_plugin
+from ..plugin import DENSITY, save_plugin
 from ..progress import Progress, ProgressCallback
-from ..spec import PluginSpec
+from ..scope import joined
+from ..spec import PluginSpec, ScopeSpec
 from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .metrics import auc, bootstrap
@@ -96,7 +98,7 @@ def train_folds(
             words = f"The training was stopped in fold {fold + 1} of {count}, but an ensemble needs all."
             raise Suspended(words) from error
     unseen = _joined([member.validation for member in members])
-    spec = dataclasses.replace(members[0].spec, members=count)
+    spec = dataclasses.replace(members[0].spec, members=count, scope=_scope_of(members, cases=len(pool)))
     if task.training.calibrate:
         found = fit_calibration(unseen.probabilities, unseen.targets, spec)
         for warning in found.warnings:
@@ -105,7 +107,7 @@ def train_folds(
         spec, unseen = found.applied_to(spec), dataclasses.replace(unseen, probabilities=calm)
     spec = dataclasses.replace(spec, provenance=_provenance(spec, members, unseen))
     if (options.get("processes") or Processes()).leads:
-        save_plugin(out, spec, [member.state for member in members])
+        save_plugin(out, spec, [_state_of(member, spec) for member in members])
     parameters = sum(member.parameters for member in members)
     excluded = {case: reason for member in members for case, reason in member.excluded.items()}
     ensemble = TrainingResult(spec, members[0].history, parameters, validation=unseen, excluded=excluded)
@@ -144,6 +146,18 @@ def _joined(parts: Sequence[Predicted]) -> Predicted:
         np.concatenate([part.targets for part in parts]),
         np.concatenate([part.probabilities for part in parts]),
     )
+
+
+def _scope_of(members: Sequence[TrainingResult], *, cases: int) -> ScopeSpec | None:
+    scopes = [member.spec.scope for member in members if member.spec.scope is not None]
+    return joined(scopes, cases=cases) if len(scopes) == len(members) else None
+
+
+def _state_of(member: TrainingResult, spec: PluginSpec) -> Mapping[str, torch.Tensor]:
+    """The member's tensors, without its density where another member has too few studies for one."""
+    if spec.scope is not None and spec.scope.density:
+        return member.state
+    return {name: tensor for name, tensor in member.state.items() if not name.startswith(DENSITY)}
 
 
 def _provenance(spec: PluginSpec, members: Sequence[TrainingResult], unseen: Predicted) -> Mapping[str, Any]:

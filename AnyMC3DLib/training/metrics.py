@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 
 RESAMPLES = 2000
 METRICS = ("auroc", "auprc", "balanced_accuracy", "f1", "sensitivity", "specificity", "brier", "ece", "accuracy")
@@ -35,6 +35,14 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def share_of(count: int, total: int) -> Estimate:
+    """A share of cases with its 95 % interval by Wilson (doi 10.1080/01621459.1927.10502953); NaN of none."""
+    if not total:
+        return Estimate(np.nan, np.nan, np.nan)
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return Estimate(count / total, float(interval.low), float(interval.high))
 
 
 def auc(targets: npt.NDArray, probabilities: Scores) -> float:

@@ -44,7 +44,7 @@ from .slice_entry import (
 logger = logging.getLogger(__name__)
 
 # Raised when the same image and the same spec give other slices than before.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEY = re.compile(r"[0-9a-f]{64}")
 # What a process that was killed left behind; in an hour, any other has written its entry.
 LEFT_BEHIND, LEFT_FOR_SECONDS = re.compile(r"\.(writing|removing)-[0-9a-f]{16}"), 3600

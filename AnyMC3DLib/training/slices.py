@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..preprocessing import Slices, preprocess
 from ..progress import Progress, ProgressCallback
+from ..scope import image_facts
 from ..spec import PluginSpec
 from .augmentation import Augmentation
 from .cases import Case
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SliceStacks = Mapping[str, npt.NDArray[np.floating]]
 Masks = Mapping[str, npt.NDArray[np.floating]]
-MASK = "mask:"  # before the name of a view, in the cache
+MASK, FACTS = "mask:", "facts:"  # before the name of a view or a source, in the cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class CutCases:
     """Per case the slices [S, C, H, W] of each view as float16 in [0, 1], and the targets.
 
     `masks` are the shares of lesion [S, H, W] by view, None for a case without; `weights` [N] or None where all count
-    alike. `excluded` names the cases that could not be read, and why.
+    alike. `excluded` names the cases that could not be read, and why. `facts` are those of each image by source, as
+    `ImageFacts.to_array` gives them.
     """
 
     ids: list[str]
@@ -44,6 +46,7 @@ class CutCases:
     masks: list[Masks | None] = dataclasses.field(default_factory=list)
     weights: npt.NDArray[np.float64] | None = None
     excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+    facts: list[Mapping[str, npt.NDArray]] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +69,7 @@ class CutCases:
             [self.masks[n] for n in numbers] if self.masks else [],
             None if self.weights is None else self.weights[list(numbers)],
             self.excluded,
+            [self.facts[n] for n in numbers] if self.facts else [],
         )
 
 
@@ -84,7 +88,7 @@ def cut_cases(
     Half precision keeps a training set in memory; figures are measured on float32, as studies are classified. So many
     cases as `allow_unreadable` says may be unreadable: they are left out, counted, and named in the log.
     """
-    kept, stacks, masks = [], [], []
+    kept, stacks, masks, facts = [], [], [], []
     excluded: dict[str, str] = {}
     for number, case in enumerate(cases):
         try:
@@ -92,12 +96,14 @@ def cut_cases(
         except InputError as error:
             if len(excluded) >= allow_unreadable:
                 raise InputError(f"Case '{case.id}': {error}") from error
-            excluded[case.id] = str(error)
-            logger.warning("Case '%s' is left out: %s", case.id, error)
+            # What is told of it is kept: the names of its files may hold a patient's.
+            excluded[case.id] = case.without_files(str(error))
+            logger.warning("Case '%s' is left out: %s", case.id, excluded[case.id])
             continue
         kept.append(case)
         stacks.append({view.name: arrays[view.name] for view in spec.views})
-        masks.append({n.removeprefix(MASK): a for n, a in arrays.items() if n.startswith(MASK)} or None)
+        masks.append(_named(arrays, MASK) or None)
+        facts.append(_named(arrays, FACTS))
         if progress:
             progress(Progress("Cutting slices", number + 1, len(cases)))
     if not kept:
@@ -111,6 +117,7 @@ def cut_cases(
         masks if any(masks) else [],
         None if (weights == 1).all() else weights,
         excluded,
+        facts,
     )
 
 
@@ -151,7 +158,7 @@ def batch_count(cases: int, batch: int) -> int:
 def _arrays_of(
     case: Case, spec: PluginSpec, dtype: np.dtype, cache: SliceCache | None, *, with_masks: bool
 ) -> Mapping[str, npt.NDArray]:
-    """The slices by view, and the masks by `mask:` and view; from the cache where they are there."""
+    """The slices by view, masks by `mask:` and view, facts by `facts:` and source; from the cache if they are there."""
     with_masks = with_masks and case.masks is not None
 
     def make() -> dict[str, npt.NDArray]:
@@ -161,12 +168,17 @@ def _arrays_of(
             for view in spec.views
         }
         arrays = {name: slices.array.astype(dtype) for name, slices in cut.items()}
-        return {**arrays, **(_masks_of(case, spec, cut, dtype) if with_masks else {})}
+        facts = {f"{FACTS}{source}": image_facts(study.image(source)).to_array() for source in spec.sources}
+        return {**arrays, **facts, **(_masks_of(case, spec, cut, dtype) if with_masks else {})}
 
     if cache is None or case.content is None:
         return make()
     content = {**case.content(), "masks": "cut" if with_masks else "left out"}
     return cache.get(key_of(spec, content, dtype=dtype), make)
+
+
+def _named(arrays: Mapping[str, npt.NDArray], kind: str) -> dict[str, npt.NDArray]:
+    return {name.removeprefix(kind): array for name, array in arrays.items() if name.startswith(kind)}
 
 
 def _masks_of(case: Case, spec: PluginSpec, cut: Mapping[str, Slices], dtype: np.dtype) -> dict[str, npt.NDArray]:

@@ -137,7 +137,8 @@ def test_each_case_gets_the_answer_that_it_gets_alone(clinic: Clinic, tmp_path: 
 def test_the_table_has_a_line_a_class_in_the_order_of_the_cases(clinic: Clinic, tmp_path: Path) -> None:
     classify_cohort(clinic.engine, clinic.cases("cab"), tmp_path)
     lines = rows(tmp_path)
-    assert list(lines[0]) == ["case", "plugin", "class", "probability", "threshold", "decision", "uncertain"]
+    named = ["case", "plugin", "class", "probability", "threshold", "decision", "uncertain", "out_of_scope"]
+    assert list(lines[0]) == named
     assert [(line["case"], line["class"]) for line in lines] == [(c, k) for c in "cab" for k in ("normal", "lesion")]
     for line in lines:
         answer = record(tmp_path, line["case"])["predictions"]["Test"]

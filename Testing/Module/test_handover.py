@@ -333,3 +333,12 @@ def test_these_rooms_need_neither_qt_nor_what_computes() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (root, root / "AnyMC3D")))}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not {"torch", "SimpleITK", "timm", "scipy", "PySide6", "qt"} & set(ran.stdout.split())
+
+
+def test_an_image_from_dicom_comes_with_its_modality_and_any_other_with_none(scene: Scene) -> None:
+    node = volume()
+    assert image_of(node).modality == ""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+    hierarchy.SetItemAttribute(item, "DICOM.Modality", "MR")
+    assert image_of(node).modality == "MR"
