@@ -12,6 +12,7 @@ import torch
 
 from . import __version__
 from .backbone import Backbone
+from .determinism import BATCH, is_deterministic
 from .errors import InputError, MemoryShortage, PluginError
 from .job import Job, LoadedPlugin, NotFinite, Progressing
 from .memory import SHORTAGE, BatchSizer, Step, free_memory, is_out_of_memory, release_memory
@@ -191,7 +192,8 @@ class Classifier:
         return best_precision(device) if self.precision == "auto" else DTYPES[self.precision]
 
     def _new_sizer(self) -> BatchSizer:
-        return BatchSizer(self._target[0], fixed=self._batch, tell=lambda step: self._steps.append(step))
+        fixed = self._batch or (BATCH if is_deterministic() else None)
+        return BatchSizer(self._target[0], fixed=fixed, tell=lambda step: self._steps.append(step))
 
     def _aim(self, target: tuple[torch.device, torch.dtype]) -> None:
         if target != self._target:

@@ -17,6 +17,7 @@ from . import __version__
 from .arguments import at_least, seed
 from .commands import backbone, benchmark, manifest
 from .errors import AnyMC3DError
+from .wording import one_line
 
 DESCRIPTION = "Classify 3D medical images with task plugins on one frozen 2D backbone. Research only."
 ONE_STUDY = ("region", "heatmap", "heatmap_grid", "report", "json")
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         getattr(module, options.function)(options)
         sys.stdout.flush()
     except AnyMC3DError as error:
-        sys.stderr.write(f"anymc3d: {error}\n")
+        sys.stderr.write(f"anymc3d: {one_line(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("anymc3d: stopped.\n")
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         # The reader of the output left, `| head` for instance; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        where = f" '{error.filename}'" if error.filename else ""
+        where = f" '{one_line(str(error.filename))}'" if error.filename else ""
         sys.stderr.write(f"anymc3d: The system refused{where}: {error.strerror or error}.\n")
         return 1
     except (MemoryError, RuntimeError) as error:
@@ -99,6 +100,12 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
 
 
+def _add_deterministic(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same bits each time on this machine; often slower"
+    )
+
+
 def _add_classify(commands: argparse._SubParsersAction) -> None:
     parser = _add(commands, "classify", "classify:classify", "Classify a study, or a table of them, with plugins.")
     parser.add_argument(
@@ -133,6 +140,7 @@ def _add_classify(commands: argparse._SubParsersAction) -> None:
         help="default: what the device is good at, float32 on a CPU",
     )
     _add_computing(parser)
+    _add_deterministic(parser)
     many = parser.add_argument_group(
         "many studies",
         "Run again to go on where it stopped. Several processes share the work: accelerate launch or torchrun, "
@@ -200,6 +208,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         help="leave out so many that cannot be read",
     )
     _add_computing(parser)
+    _add_deterministic(parser)
     kept = parser.add_argument_group("a run that is kept")
     kept.add_argument("--run", metavar="FOLDER", help="where the state, the predictions and the figures go")
     kept.add_argument("--resume", action="store_true", help="go on with the run in that folder")
@@ -229,6 +238,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--predictions", metavar="FILE", help="write the probabilities as CSV")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_computing(parser)
+    _add_deterministic(parser)
 
 
 def _add_plugin(commands: argparse._SubParsersAction) -> None:
@@ -243,6 +253,17 @@ def _add_plugin(commands: argparse._SubParsersAction) -> None:
     verify.add_argument("--backbone", metavar="NAME", help="try it on this backbone instead of the one it names")
     _add_computing(verify)
     _add_edit(actions)
+    learn = _add(
+        actions, "learn-scope", "plugin:learn_scope", "Tell a plugin which studies it has learnt from."
+    )  # fmt: skip
+    learn.add_argument("file", metavar="FILE")
+    learn.add_argument("--data", required=True, metavar="FILE", help="the data it was trained on")
+    learn.add_argument("--out", metavar="FILE", help="write here instead of to FILE itself")
+    learn.add_argument("--train-splits", default="train", metavar="LIST", help="default: %(default)s")
+    learn.add_argument(
+        "--val-splits", default="val", metavar="LIST", help="studies that taught it nothing; default: %(default)s"
+    )
+    _add_computing(learn)
 
 
 def _add_edit(actions: argparse._SubParsersAction) -> None:

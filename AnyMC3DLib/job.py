@@ -22,6 +22,7 @@ from .prediction import Prediction, RelevanceMap, Study
 from .preprocessing import Slices, preprocess
 from .progress import Progress, ProgressCallback
 from .relevance import attention_density, class_density, logit_gradients
+from .scope import remarks_on
 from .spec import PluginSpec, ViewSpec
 from .streaming import TAIL_BYTES, Lane, Maps, Room, Stream
 
@@ -172,7 +173,8 @@ class Job:
                 "plugins_in_call": len(self._plugins),
             },
         }
-        return predicted(plugin.spec, answers, slices, {**provenance, **own})
+        remarks = remarks_on(plugin.spec, self._study)
+        return predicted(plugin.spec, answers, slices, {**provenance, **own}, remarks=remarks)
 
     def _member(self, network: PluginNetwork, lanes: dict[str, Lane], slices: dict[str, Slices]) -> MemberAnswer:
         embeddings = {view: lane.embeddings for view, lane in lanes.items()}
@@ -187,7 +189,8 @@ class Job:
         maps = None
         if self._maps != "none":
             maps = self._member_maps(network, lanes, slices, embeddings, weights, view_weights)
-        return MemberAnswer(probabilities, weights, view_weights, maps)
+        beyond = None if network.density is None else network.is_beyond(embeddings)
+        return MemberAnswer(probabilities, weights, view_weights, maps, beyond)
 
     def _member_maps(
         self,
@@ -200,6 +203,9 @@ class Job:
     ) -> dict[str, RelevanceMap]:
         contributions = self._contributions(network, lanes, slices, embeddings) if self._maps == "all" else {}
         rows = {view: lane.attention_rows for view, lane in lanes.items() if lane.attention}
+        # Gradients can go past the range of 16 bits where the answer itself does not.
+        if not all(torch.isfinite(tensor).all() for tensor in (*contributions.values(), *rows.values())):
+            raise NotFinite("The network gave maps that are not finite.")
         grids = {view: tuple(maps.shape[-2:]) for view, maps in (contributions or rows).items()}
         inside = {view: patches_inside(slices[view], grid) for view, grid in grids.items()}
         classes = class_density(contributions, inside) if contributions else {}

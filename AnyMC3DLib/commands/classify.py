@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from ..classifier import Classifier
+from ..determinism import deterministic
 from ..errors import InputError
-from ..files import check_writable
+from ..files import check_writable, is_there
 from ..heatmap import heatmap
 from ..plugin import read_spec
 from ..prediction import Prediction, Study, threshold_of
@@ -29,7 +30,7 @@ def classify(options: argparse.Namespace) -> None:
     check_plugins(specs)
     _check_outputs(specs, options)
     study = read_study(options.images, options.region, specs)
-    with ProgressDisplay() as progress:
+    with deterministic(options.deterministic), ProgressDisplay() as progress:
         backbone = backbone_of_plugin(specs[0], weights=options.weights, device=options.device)
         engine = Classifier(backbone, precision=options.precision)
         names = [engine.load(path) for path in options.plugin]
@@ -90,7 +91,7 @@ def _named(arguments: list[str], sources: list[str], *, what: str) -> dict[str, 
     for argument in arguments:
         name, sign, rest = argument.partition("=")
         # A file may have '=' in its own name.
-        if not sign or name not in sources or Path(argument).exists():
+        if not sign or name not in sources or is_there(Path(argument)):
             name, rest = next((s for s in free if s not in result), ""), argument
         if not name or name in result:
             wanted = ", ".join(sources)

@@ -13,6 +13,7 @@ import torch
 
 from ..classifier import Classifier
 from ..cohort import CohortResult, Share, check_heatmap_class, classify_cohort, share_of_environment
+from ..determinism import deterministic
 from ..errors import InputError
 from ..files import check_writable
 from ..ledger import FAILURES, RESULTS
@@ -33,7 +34,8 @@ def classify_table(options: argparse.Namespace) -> None:
     check_writable(Path(options.out) / RESULTS)
     share = share_of_environment()
     device = device_of_process(options.device)
-    with ProgressDisplay() if share.index == 0 else contextlib.nullcontext() as progress:
+    shown = ProgressDisplay() if share.index == 0 else contextlib.nullcontext()
+    with deterministic(options.deterministic), shown as progress:
         backbone = backbone_of_plugin(specs[0], weights=options.weights, device=device)
         engine = Classifier(backbone, precision=options.precision)
         names = [engine.load(path) for path in options.plugin]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..allocator import keep_freed_memory
 from ..control import Control
+from ..determinism import deterministic
 from ..errors import InputError
 from ..files import check_writable, write_text
 from ..plugin import read_spec
@@ -32,8 +33,13 @@ def train(options: argparse.Namespace) -> None:
     """Train the task's plugin and say what came of it."""
     keep_freed_memory()
     order = _order_of(options)
-    started, control, processes = time.monotonic(), Control(), Processes()
-    with ProgressDisplay() as progress, asked_to_end(control, keeps=order.run is not None):
+    started, control = time.monotonic(), Control()
+    with (
+        deterministic(options.deterministic),
+        ProgressDisplay() as progress,
+        asked_to_end(control, keeps=order.run is not None),
+    ):
+        processes = Processes()
         device = processes.device if options.device == "auto" else options.device
         if processes.count > 1 and options.device != "auto":
             raise InputError("With several processes each has a device of its own: leave --device away.")
@@ -76,6 +82,9 @@ def _tell(result: TrainingResult, *, minutes: float, out: Path | None) -> None:
     show_table("Epochs", ["phase", "epoch", "loss", "validation"], rows)
     where = f"Wrote '{out}': " if out else ""
     show(f"{where}{result.parameters:,} parameters, trained in {minutes:.1f} minutes.")
+    if steps := result.spec.provenance.get("steps_in_float32"):
+        precision = result.spec.provenance["recipe"]["precision"]
+        show(f"{steps} steps went past the range of {precision} and were computed in float32.")
     for case, reason in result.excluded.items():
         show(f"Left out: {case} ({reason})")
 
@@ -89,7 +98,7 @@ def evaluate(options: argparse.Namespace) -> None:
     spec = read_spec(options.plugin)
     if options.predictions:
         check_writable(options.predictions)
-    with ProgressDisplay() as progress:
+    with deterministic(options.deterministic), ProgressDisplay() as progress:
         backbone = backbone_of_plugin(spec, weights=options.weights, device=options.device)
         result = evaluate_plugin(
             options.plugin,
@@ -101,12 +110,16 @@ def evaluate(options: argparse.Namespace) -> None:
         )
     if options.predictions:
         write_text(options.predictions, _predictions_csv(result, [c.name for c in spec.classes]))
-    figures = {"auc": result.auc, "accuracy": result.accuracy, "auc_difference": result.difference}
+    figures = {
+        "auc": result.auc, "accuracy": result.accuracy, "auc_difference": result.difference,
+        "beyond_training": result.share_beyond,
+    }  # fmt: skip
     if options.json:
         known = {name: f.to_dict() for name, f in figures.items() if f is not None}
         show(json.dumps({"plugin": spec.name, "splits": options.splits, "cases": len(result.ids), **known}, indent=2))
         return
-    rows = [[name.replace("_", " "), str(figure)] for name, figure in figures.items() if figure is not None]
+    words = {"beyond_training": "share called out of scope"}
+    rows = [[words.get(n, n.replace("_", " ")), str(figure)] for n, figure in figures.items() if figure is not None]
     show_table(f"{spec.name} on {len(result.ids)} cases ({options.splits})", ["", "value (95 % interval)"], rows)
 
 

@@ -30,6 +30,7 @@ from .calibration import calibrated, fit_calibration
 from .cases import Case, of_split
 from .checkpoint import CheckpointStore
 from .feature_cache import FeatureCache
+from .learn_scope import learn_scope, some_of
 from .metrics import accuracy, auc, bootstrap
 from .operating_curve import operating_figures
 from .pixel_supervision import PixelDecoder
@@ -123,6 +124,7 @@ def train_plugin(
     on_epoch: Callable[[EpochResult], None] | None = None,
     build: Build = PLUGIN_BUILD,
     features: FeatureCache | None = None,
+    scope: bool = True,
 ) -> TrainingResult:
     """Train the task's plugin and write it to `out`; raises InputError if task, data and backbone do not fit.
 
@@ -131,7 +133,8 @@ def train_plugin(
     its state. The test cases are looked at once, at the end. With several `processes` all call this with the same
     arguments, and the first writes. A whole backbone that was trained (`method` "full") is no plugin: `out` is None.
     `on_epoch` is told what each epoch gave, of a run that goes on its past ones first. A `build` other than the
-    plugin's own is no plugin either. Embeddings of the frozen backbone are kept in `features`.
+    plugin's own is no plugin either. Embeddings of the frozen backbone are kept in `features`. With `scope` the plugin
+    is told which studies it has learnt from.
     """
     if build is not PLUGIN_BUILD and out is not None:
         raise InputError(f"What '{task.plugin.name}' is built as is no plugin: it cannot be written to '{out}'.")
@@ -158,7 +161,8 @@ def train_plugin(
                 features=features,
             )  # fmt: skip
             trainer.fit(train, validation)
-            result = _result_of(trainer, task, spec, train, validation)
+            scoped = scope and build is PLUGIN_BUILD and task.training.method != "full"
+            result = _result_of(trainer, task, spec, train, validation, scoped=scoped)
             network.spec = result.spec
             if test is not None:
                 tested = _predicted(trainer, test, step="Testing")
@@ -262,10 +266,20 @@ def _fingerprint(spec: PluginSpec, task: TaskSpec, train: CutCases, validation: 
 
 
 def _result_of(
-    trainer: Trainer, task: TaskSpec, spec: PluginSpec, train: CutCases, validation: CutCases | None
+    trainer: Trainer,
+    task: TaskSpec,
+    spec: PluginSpec,
+    train: CutCases,
+    validation: CutCases | None,
+    *,
+    scoped: bool,
 ) -> TrainingResult:
     network = trainer.network
-    predicted = None if validation is None else _predicted(trainer, validation, step="Validating")
+    held = [] if validation is None else trainer.embed(validation, step="Validating")
+    predicted = None if validation is None else _said_of(validation, trainer.answers(held, validation))
+    if scoped:
+        seen = trainer.embed(some_of(train, seed=task.training.seed), step="Learning its scope")
+        spec = dataclasses.replace(spec, scope=learn_scope(network, train, seen, held_out=held))
     figures: dict[str, Any] = {}
     if predicted is not None:
         if task.training.calibrate:
@@ -276,6 +290,8 @@ def _result_of(
     provenance = _provenance(task, counts, figures, parameters, trainer.history)
     if trainer.stopped:
         provenance["stopped_early"] = True
+    if trainer.steps_in_float32:
+        provenance["steps_in_float32"] = trainer.steps_in_float32
     tensors = network.state_dict() if task.training.method != "full" else trainer.weights()
     plain = torch.contiguous_format
     state = {name: tensor.detach().cpu().clone(memory_format=plain) for name, tensor in tensors.items()}
@@ -289,7 +305,11 @@ def _result_of(
 
 
 def _predicted(trainer: Trainer, cases: CutCases, *, step: str) -> Predicted:
-    return Predicted(cases.ids, cases.patients, cases.targets, trainer.predict(cases, step=step))
+    return _said_of(cases, trainer.predict(cases, step=step))
+
+
+def _said_of(cases: CutCases, probabilities: npt.NDArray[np.float64]) -> Predicted:
+    return Predicted(cases.ids, cases.patients, cases.targets, probabilities)
 
 
 def _calibrated(spec: PluginSpec, predicted: Predicted) -> tuple[PluginSpec, Predicted]:

@@ -4,21 +4,26 @@
 up to the batch's. `memory`: all slices are embedded without gradients, the loss gives the gradient of each
 embedding, and slices are embedded again in small batches that are given those gradients. What is kept is then a
 matter of the batch, not of the number of slices, for one forward pass more. Both give the same gradients.
+
+A step in 16 bits whose loss or gradients are not finite is computed again in float32.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..determinism import ACTIVATION_BYTES, is_deterministic
 from ..errors import MemoryShortage
 from ..memory import free_memory, is_out_of_memory, release_memory
 from ..model import PluginNetwork, padded
+from ..precision import name_of
 from ..spec import ViewSpec
 from .objective import divisor_of, losses_of
 from .objective_spec import ObjectiveSpec, PixelSpec
@@ -67,7 +72,9 @@ class GradientStep:
         self._objective, self._pixels, self._decoder = objective or ObjectiveSpec(), pixels or PixelSpec(), decoder
         # Activations of the slices that are embedded again at once; halved whenever they did not fit.
         self.chunk_bytes = CHUNK_BYTES
-        self._bytes: dict[tuple[str, tuple[int, ...]], int] = {}
+        # How often values went past the range of 16 bits, and were computed again.
+        self.redone = 0
+        self._bytes: dict[tuple[str, torch.dtype, tuple[int, ...]], int] = {}
         self._usable: int | None = None
 
     def __call__(
@@ -90,8 +97,26 @@ class GradientStep:
         device = self.network.backbone.device
         if self._usable is None:
             # Asked once: what a process on a CPU has used and freed does not count as free to the system.
-            self._usable = int(USABLE * free_memory(device))
+            self._usable = ACTIVATION_BYTES if is_deterministic() else int(USABLE * free_memory(device))
         batch = self._batch_of(studies, targets.to(device), weights, case_weights, divisor)
+        fresh = all(p.grad is None for p in self._parameters())
+        loss = self._added(batch, masks, mask_divisor, fresh)
+        backbone = self.network.backbone
+        if backbone.dtype == torch.float32 or not fresh or self._is_finite(loss):
+            return loss
+        self._forget_step()
+        self.redone += 1
+        log = logger.warning if self.redone == 1 else logger.info
+        log("In %s a training step went past the range; it is computed in float32.", name_of(backbone.dtype))
+        backbone.set_precision(torch.float32)
+        return self._added(batch, masks, mask_divisor, fresh)
+
+    def _is_finite(self, loss: float) -> bool:
+        gradients = [p.grad for p in self._parameters() if p.grad is not None]
+        return math.isfinite(loss) and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+    def _added(self, batch: _Batch, masks: Sequence[Study | None] | None, mask_divisor: int, fresh: bool) -> float:
+        studies = batch.studies
         if self._decoder is not None and masks is not None and any(mask is not None for mask in masks):
             return self._with_masks(batch, masks, mask_divisor)
         mode, usable = self.mode, self._usable
@@ -99,7 +124,6 @@ class GradientStep:
             return self._together(batch)
         if mode == "auto":
             mode = "speed" if max(self._activations(study) for study in studies) <= usable else "memory"
-        fresh = all(p.grad is None for p in self._parameters())
         if mode == "memory":
             return self._in_fitting_chunks(batch, fresh)
         groups = self._groups(studies, min(SPEED_BYTES, usable))
@@ -234,6 +258,8 @@ class GradientStep:
         """All that can have gradients; the backbone is no part of the network's module."""
         yield from self.network.parameters()
         yield from self.network.backbone.model.parameters()
+        if self._decoder is not None:
+            yield from self._decoder.parameters()
 
     @property
     def _trains_slices(self) -> bool:
@@ -270,7 +296,7 @@ class GradientStep:
 
     def _slice_bytes(self, view: ViewSpec, slices: Tensor) -> int:
         """Bytes that autograd keeps of one slice of a view, found out by a forward pass of one."""
-        key = view.name, tuple(slices.shape[1:])
+        key = view.name, self.network.backbone.dtype, tuple(slices.shape[1:])
         if key not in self._bytes:
             self._bytes[key] = max(1, kept_for_backward(self.network, view, self._there(slices[:1])))
             logger.info("View '%s' keeps %.1f MB a slice for gradients.", view.name, self._bytes[key] / 1e6)

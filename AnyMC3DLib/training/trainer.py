@@ -20,7 +20,7 @@ from ..model import PluginNetwork
 from ..progress import Progress, ProgressCallback
 from ..spec import PluginSpec
 from .checkpoint import Checkpoint, CheckpointStore, optimiser_tensors, restore_optimiser
-from .embedding import Embedder, Embeddings, probabilities_from
+from .embedding import Embedder, Embeddings, logits_from, probabilities_from
 from .feature_cache import FeatureCache
 from .monitor import score_of
 from .objective import class_weights_of
@@ -84,7 +84,8 @@ def prepare_spec(task: TaskSpec, backbone: Backbone) -> PluginSpec:
         task.plugin.backbone, id=backbone.id, digest=backbone.digest, model_args=backbone.model_args,
         architecture=backbone.architecture,
     )  # fmt: skip
-    return dataclasses.replace(task.plugin, backbone=reference, views=tuple(views))
+    # What a description was made from may have been a plugin, with a scope of its own.
+    return dataclasses.replace(task.plugin, backbone=reference, views=tuple(views), scope=None)
 
 
 class Trainer:
@@ -126,6 +127,8 @@ class Trainer:
         self._kept = _Best(self, enabled=False)
         # Whether the training was asked to end early, by whichever process.
         self.stopped = False
+        # Steps that went past the range of 16 bits, and were computed again.
+        self.steps_in_float32 = 0
 
     def fit(self, train: CutCases, validation: CutCases | None) -> None:
         """Train on `train`; with `validation` and keep='best' the best weights by the monitored figure stay."""
@@ -149,9 +152,13 @@ class Trainer:
         self.network.eval()
 
     def predict(self, cases: CutCases, *, step: str = "Evaluating") -> npt.NDArray[np.float64]:
-        """Probabilities [N, classes] of the cases."""
+        """Probabilities [N, classes] of the cases; raises InputError where the network's values are not finite."""
+        return self.answers(self.embed(cases, step=step), cases)
+
+    def embed(self, cases: CutCases, *, step: str) -> list[Embeddings]:
+        """The slice embeddings [S, D] of each case and view by the network as it is now."""
         self.network.eval()
-        return self._embedder.predict(cases, step=step, frozen=not self._wants_tuning())
+        return self._embedder.embed(cases, step=step, frozen=not self._wants_tuning())
 
     def weights(self) -> dict[str, Tensor]:
         """All that training changes, by name: the network's own part, and what else is trained with it."""
@@ -213,7 +220,7 @@ class Trainer:
             for group, rate in zip(phase.optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             phase.optimiser.zero_grad(set_to_none=True)
-            loss = self._processes.sum(phase.gradients(position.epoch, order, batch))
+            loss = self._gradients_of(phase, position.epoch, order, batch)
             self._descend(loss, phase)
             position.batch, position.losses = batch + 1, [*position.losses, loss]
             if phase.name == Tuning.name:
@@ -240,12 +247,23 @@ class Trainer:
     def _due(self) -> bool:
         return self._store is not None and self._store.due()
 
+    def _gradients_of(self, phase: Phase, epoch: int, order: npt.NDArray[np.int64], batch: int) -> float:
+        """Add the gradients of a batch; returns its loss over all processes."""
+        before = self._gradients.redone
+        loss = self._processes.sum(phase.gradients(epoch, order, batch))
+        if self.recipe.precision != "float32":
+            self.steps_in_float32 += self._processes.agree(self._gradients.redone > before)
+        return loss
+
     def _descend(self, loss: float, phase: Phase) -> None:
-        if not math.isfinite(loss):
-            raise InputError("The training diverged, its loss is no longer finite: lower the learning rates.")
         parameters = trained_parameters(phase)
         self._processes.add_gradients(parameters)
-        torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+        # A step along a gradient that is not finite makes weights that are not, whatever the loss was.
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise InputError(
+                "The training diverged, its loss or a gradient is no longer finite: lower the learning rates."
+            )
         phase.optimiser.step()
 
     def _end_epoch(
@@ -254,7 +272,7 @@ class Trainer:
         self.network.eval()
         score = math.nan
         if held is not None and validation is not None:
-            figures = probabilities_from(self.network, held)
+            figures = self.answers(held, validation)
             score = score_of(self.recipe.monitor, self.network.spec, validation.targets, figures)
         whole = position.batch == phase.batches
         result = EpochResult(phase.name, position.epoch + 1, float(np.mean(position.losses)), score, whole)
@@ -262,6 +280,18 @@ class Trainer:
         logger.info("%s epoch %d: loss %.4f, validation score %.4f", phase.name, result.epoch, result.loss, score)
         self._tell(result)
         position.waited = 0 if self._kept.offer(score) else position.waited + 1
+
+    def answers(self, held: list[Embeddings], cases: CutCases) -> npt.NDArray[np.float64]:
+        """Probabilities of cases by their embeddings; raises InputError that names a case without a finite answer."""
+        finite = torch.isfinite(logits_from(self.network, held)).all(dim=1).tolist()
+        for case, answered, views in zip(cases.ids, finite, held, strict=True):
+            # A fusion can pass over a bad slice, but its answer would not be that of the whole study.
+            if not answered or not all(bool(torch.isfinite(tensor).all()) for tensor in views.values()):
+                raise InputError(
+                    f"The network gave values that are not finite for case '{case}': check the image's values, and "
+                    "the plugin, or lower the learning rates of its training."
+                )
+        return probabilities_from(self.network, held)
 
     def _waited_enough(self, phase: Phase, position: Position) -> bool:
         patience = self.recipe.patience
@@ -282,6 +312,7 @@ class Trainer:
             "best": self._kept.score if math.isfinite(self._kept.score) else None,
             "step_mode": self._gradients.mode,
             "chunk_bytes": self._gradients.chunk_bytes,
+            "steps_in_float32": self.steps_in_float32,
         }
         self._store.save(Checkpoint(tensors, facts))
 
@@ -301,6 +332,7 @@ class Trainer:
             # What did not fit then does not fit now.
             self._gradients.mode = facts["step_mode"]
         self._gradients.chunk_bytes = facts.get("chunk_bytes", self._gradients.chunk_bytes)
+        self.steps_in_float32 = facts.get("steps_in_float32", 0)
         return Position(**facts["position"])
 
     def _between(self) -> None:
