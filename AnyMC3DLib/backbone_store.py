@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .architecture import Architecture
 from .errors import BackboneError, InputError
-from .files import replacing
+from .files import replacing, sweep_left
 from .records import Record
 from .tensor_header import metadata_of, read_header
 
@@ -242,6 +242,7 @@ def install(
     tensors = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(model.state_dict().items())
     }
+    sweep_left(place.parent)
     check_space(place.parent, sum(tensor.nbytes for tensor in tensors.values()))
     text = json.dumps(record.to_dict(), sort_keys=True, allow_nan=False)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -23,7 +24,7 @@ from .spec import PluginSpec
 from .wording import spreadsheet_text, yes_or_no
 
 RESULTS, FAILURES, CASES, HEATMAPS = "results.csv", "failures.csv", "cases", "heatmaps"
-RESULT_COLUMNS = ("case", "plugin", "class", "probability", "threshold", "decision", "uncertain")
+RESULT_COLUMNS = ("case", "plugin", "class", "probability", "threshold", "decision", "uncertain", "out_of_scope")
 FAILURE_COLUMNS = ("case", "error")
 
 
@@ -31,7 +32,8 @@ FAILURE_COLUMNS = ("case", "error")
 class CaseRecord(Record):
     """How a case ended. `run` and `inputs` are digests of what the answer came from: equal ones need no new answer.
 
-    `predictions` holds `Prediction.to_dict()` by plugin, `heatmaps` the names of files, `process` who did it.
+    `predictions` holds `Prediction.to_dict()` by plugin, `heatmaps` the names of files, `process` who did it, `digest`
+    is that of all else, once it is written.
     """
 
     case: str
@@ -40,12 +42,19 @@ class CaseRecord(Record):
     inputs: str
     process: str
     error: str = ""
+    digest: str = ""
     predictions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     heatmaps: tuple[str, ...] = ()
 
     def to_text(self) -> str:
         """The record as JSON; raises ValueError where it holds a number that JSON has not."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False) + "\n"
+        content = {**self.to_dict(), "digest": self.digest_of_rest()}
+        return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def digest_of_rest(self) -> str:
+        """SHA-256 over all but `digest`."""
+        rest = {name: value for name, value in self.to_dict().items() if name != "digest"}
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,23 +153,26 @@ class Ledger:
         """The record of a case; None where it is absent, damaged, or of another run."""
         try:
             record = CaseRecord.from_dict(json.loads(self._place(case).read_bytes()))
+            whole = record.digest in ("", record.digest_of_rest())
             list(self._result_lines(record))
         except (OSError, ValueError, RecursionError, LookupError, TypeError, InputError):
             return None
-        return record if (record.case, record.run) == (case, self.run) else None
+        return record if whole and (record.case, record.run) == (case, self.run) else None
 
     def _result_lines(self, record: CaseRecord) -> Iterator[list[Any]]:
         """A line for each plugin and class; raises LookupError, TypeError or ValueError where an answer is damaged."""
         for name, spec in self._plugins.items() if record.status == "done" else ():
             answer = record.predictions[name]
             labels = [c.name for c in spec.classes]
+            told = answer.get("beyond_training")
+            beyond = "" if told is None else yes_or_no(bool(told))
             probabilities = {label: float(answer["probabilities"][label]) for label in labels}
             decisions = {label: bool(answer["decisions"][label]) for label in labels}
             for label in labels:
                 names = (record.case, spreadsheet_text(name), spreadsheet_text(label))
                 figures = (probabilities[label], float(answer["thresholds"][label]))
                 uncertain = is_uncertain(spec, label, probabilities=probabilities, decisions=decisions)
-                yield [*names, *figures, yes_or_no(decisions[label]), yes_or_no(uncertain)]
+                yield [*names, *figures, yes_or_no(decisions[label]), yes_or_no(uncertain), beyond]
 
 
 def file_parts(names: Iterable[str]) -> dict[str, str]:

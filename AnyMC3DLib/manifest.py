@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import InputError
+from .files import is_there
 from .prediction import Study
 from .regions import read_region
 from .spec import PluginSpec
@@ -63,12 +64,7 @@ class CohortCase:
 
     def without_files(self, sentence: str) -> str:
         """The sentence with the names of sources in the place of those of files, which may hold a patient's."""
-        named = {path: source for source, path in self.images.items()}
-        for source, text in self.regions.items():
-            named.update(dict.fromkeys(region_files(text, self.folder), f"{source}{REGION}"))
-        for path, name in named.items():
-            sentence = sentence.replace(f"'{path}'", f"'{name}'").replace(f"'{path.name}'", f"'{name}'")
-        return sentence
+        return without_files(sentence, images=self.images, regions=self.regions, folder=self.folder)
 
     def _told(self, path: Path) -> str:
         return (path.relative_to(self.folder) if path.is_relative_to(self.folder) else path).as_posix()
@@ -206,10 +202,28 @@ def load_study(images: Mapping[str, Path], regions: Mapping[str, str], *, folder
     )
 
 
+def without_files(
+    sentence: str, *, images: Mapping[str, Path], regions: Mapping[str, str], folder: Path = Path()
+) -> str:
+    """The sentence with the names of sources in the place of those of files, which may hold a patient's.
+
+    `images` are files or DICOM folders by source, `regions` words by source, whose files are relative to `folder`.
+    """
+    named = {path: source for source, path in images.items()}
+    for source, text in regions.items():
+        named.update(dict.fromkeys(region_files(text, folder), f"{source}{REGION}"))
+    for path, name in named.items():
+        sentence = sentence.replace(f"'{path}'", f"'{name}'").replace(f"'{path.name}'", f"'{name}'")
+        for inner, _, _ in _stamps(path) if path.is_dir() else ():
+            sentence = sentence.replace(f"'{path / inner}'", f"'a slice of {name}'")
+            sentence = sentence.replace(f"'{inner}'", f"'a slice of {name}'")
+    return sentence
+
+
 def region_files(text: str, folder: Path) -> list[Path]:
     """The file that a region in words names, if it is there."""
     names = () if text.startswith("box:") else (text, text.rpartition(":")[0])
-    return [folder / name for name in names if name and (folder / name).exists()][:1]
+    return [folder / name for name in names if name and is_there(folder / name)][:1]
 
 
 def _stamps(path: Path) -> list[tuple[str, int, int]]:

@@ -39,11 +39,15 @@ class Params(Record):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSource(Params):
-    """An image: a file or DICOM folder; or the path of an `.npy` file [k, j, i] and its affine."""
+    """An image: a file or DICOM folder; or the path of an `.npy` file [k, j, i] and its affine.
+
+    `modality` is DICOM's code where the sender knows it; a file tells its own.
+    """
 
     file: str | None = None
     array: str | None = None
     ijk_to_ras: Matrix | None = None
+    modality: str = ""
 
     def __post_init__(self) -> None:
         if (self.file is None) == (self.array is None):
@@ -374,4 +378,6 @@ def _read(value: Any, kind: type[Params], where: str) -> Params:
 
 def _check_least(name: str, value: float | None, least: int) -> None:
     if value is not None and value < least:
-        raise InputError(f"'{name}' must be at least {least}, but is {value:g}.")
+        # A whole number may be too large for a float.
+        shown = f"{value:g}" if isinstance(value, float) else value
+        raise InputError(f"'{name}' must be at least {least}, but is {shown}.")

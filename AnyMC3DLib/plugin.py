@@ -7,14 +7,16 @@ endian) and the header as JSON.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import InputError, PluginError
 from .files import write_bytes
+from .records import mapping_of
 from .spec import FORMAT_VERSION, PluginSpec
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from .model import PluginNetwork
 
 METADATA_KEY = "anymc3d"
+# In the header beside the description: the digest of description and tensors; files of the first versions lack it.
+DIGEST_KEY = "anymc3d_sha256"
+# Behind the number of the member, before the names of the tensors of its density (`density.VolumeDensity`).
+DENSITY = "density."
 LARGEST_HEADER = 16 << 20
 
 
@@ -83,6 +89,41 @@ def digest_of_file(path: str | Path) -> str:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def content_digest(text: str, tensors: Mapping[str, Any], data: BinaryIO) -> str:
+    """SHA-256 over what a plugin says (`text`), the header's entries of its tensors, and all that is left of `data`."""
+    result = hashlib.sha256(json.dumps([text, tensors], sort_keys=True).encode())
+    while part := data.read(1 << 20):
+        result.update(part)
+    return result.hexdigest()
+
+
+def check_content(path: str | Path) -> None:
+    """Raise PluginError unless description and tensors are as they were written.
+
+    A flipped bit in a weight would give another answer that looks as good. A file without a digest is not judged.
+    """
+    place = Path(path)
+    header = _header(place)
+    metadata = mapping_of(header.pop("__metadata__", None))
+    if DIGEST_KEY not in metadata:
+        return
+    try:
+        with place.open("rb") as stream:
+            stream.seek(8 + struct.unpack("<Q", stream.read(8))[0])
+            found = content_digest(metadata[METADATA_KEY], header, stream)
+    except (OSError, KeyError, RecursionError, struct.error) as error:
+        raise PluginError(f"'{place.name}' is damaged or incomplete: get the plugin again.") from error
+    if found != metadata[DIGEST_KEY]:
+        raise PluginError(f"'{place.name}' is damaged, it is not what was written: get the plugin again.")
+
+
+def packed_header(header: Mapping[str, Any]) -> bytes:
+    """The length and the text of a header as safetensors has them; the tensors begin at a multiple of eight bytes."""
+    content = json.dumps(header, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return struct.pack("<Q", len(content)) + content
+
+
 def save_plugin(path: str | Path, spec: PluginSpec, members: Sequence[Mapping[str, Tensor]]) -> None:
     """Write the spec and the state dict of each member (one, or the folds of an ensemble), atomically."""
     from safetensors.torch import save
@@ -93,7 +134,11 @@ def save_plugin(path: str | Path, spec: PluginSpec, members: Sequence[Mapping[st
         f"{n}.{name}": tensor.detach().cpu().contiguous() for n, m in enumerate(members) for name, tensor in m.items()
     }
     text = json.dumps(spec.to_dict(), sort_keys=True, allow_nan=False)
-    write_bytes(path, save(tensors, metadata={METADATA_KEY: text}))
+    content = save(tensors)
+    (length,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    metadata = {METADATA_KEY: text, DIGEST_KEY: content_digest(text, header, io.BytesIO(data))}
+    write_bytes(path, packed_header({"__metadata__": metadata, **header}) + data)
 
 
 def load_members(path: str | Path, spec: PluginSpec) -> list[dict[str, Tensor]]:
@@ -126,6 +171,7 @@ def load_networks(path: str | Path, backbone: Backbone) -> tuple[PluginSpec, lis
 
     spec = read_spec(path)
     check_backbone(spec, backbone)
+    check_content(path)
     networks: list[PluginNetwork] = []
     try:
         for tensors in load_members(path, spec):

@@ -21,7 +21,15 @@ from .backbone_store import installed
 from .catalogue import ANY_TIMM_MODEL, list_backbones
 from .errors import InputError, PluginError
 from .files import replacing
-from .plugin import LARGEST_HEADER, METADATA_KEY, read_spec
+from .plugin import (
+    DIGEST_KEY,
+    LARGEST_HEADER,
+    METADATA_KEY,
+    check_content,
+    content_digest,
+    packed_header,
+    read_spec,
+)
 from .records import mapping_of
 from .spec import PluginSpec
 
@@ -38,7 +46,7 @@ LARGEST_AXIS = 1 << 63
 # Those of `model.PluginNetwork`, behind the number of the member; the groups are names of views.
 TENSOR_NAME = re.compile(
     r"[0-9]+\.(?:adapters\.([\w-]+)\.pairs\.[^.]+\.[AB]|fusions\.([\w-]+)\.query|(?:shift|scale)_([\w-]+)"
-    r"|view_fusion\.query|head\.(?:weight|bias))"
+    r"|view_fusion\.query|head\.(?:weight|bias)|density\.(?:centre|scale|directions|variances|noise|limit))"
 )
 # They turn the order of what is read around: a name could look like another's.
 TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -91,8 +99,9 @@ class _Head:
 
 
 def check_whole(path: str | Path) -> None:
-    """Raise PluginError for what is no plugin, or lacks a part of its tensors, as after a broken download."""
+    """Raise PluginError for what is no plugin, or is damaged or lacks a part, as after a broken download."""
     _head(Path(path))
+    check_content(path)
 
 
 def revise_plugin(
@@ -116,6 +125,7 @@ def revise_plugin(
     """
     source = Path(path)
     head = _head(source)
+    check_content(source)
     given = {"name": name, "version": version, "description": description, "licence": licence}
     changes: dict[str, Any] = {
         field: _fit(field, value)
@@ -210,14 +220,17 @@ def _header_of(spec: PluginSpec, head: _Head, source: Path) -> bytes:
     try:
         text = json.dumps(spec.to_dict(), sort_keys=True)
         metadata = {**head.header["__metadata__"], METADATA_KEY: text}
-        content = json.dumps({**head.header, "__metadata__": metadata}, separators=(",", ":")).encode()
+        if DIGEST_KEY in metadata:
+            tensors = {name: item for name, item in head.header.items() if name != "__metadata__"}
+            with source.open("rb") as stream:
+                stream.seek(head.start)
+                metadata[DIGEST_KEY] = content_digest(text, tensors, stream)
+        content = packed_header({**head.header, "__metadata__": metadata})
     except (RecursionError, TypeError) as error:
         raise PluginError(f"The description in '{source.name}' is damaged: get the plugin again.") from error
-    # The tensors begin at a multiple of eight bytes.
-    content += b" " * (-len(content) % 8)
-    if len(content) > LARGEST_HEADER:
+    if len(content) > 8 + LARGEST_HEADER:
         raise PluginError(f"The description in '{source.name}' is too long to be changed: get the plugin again.")
-    return struct.pack("<Q", len(content)) + content
+    return content
 
 
 def _write(target: Path, start: bytes, source: Path, skipped: int) -> None:

@@ -55,7 +55,11 @@ class Record:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python writes no number of thousands of digits.
+        return "a number of too many digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import InputError
+from .files import is_there
 from .preprocessing import Box, Region, Segment
 from .volume import read_volume
 
@@ -24,6 +25,6 @@ def read_region(text: str, *, folder: Path | None = None) -> Region:
         return Box(tuple(numbers[:3]), tuple(numbers[3:]))
     base = folder or Path()
     place, _, label = text.rpartition(":")
-    if place and label.isdecimal() and not (base / text).exists():
+    if place and label.isdecimal() and not is_there(base / text):
         return Segment(read_volume(base / place), int(label))
     return Segment(read_volume(base / text))

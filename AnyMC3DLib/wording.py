@@ -17,6 +17,11 @@ def yes_or_no(decision: bool) -> str:
     return "yes" if decision else "no"
 
 
+def one_line(text: str) -> str:
+    """The text without what could part its line, or steer the terminal that shows it: a file may have any name."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
 def spreadsheet_text(name: str) -> str:
     """The name so that a spreadsheet does not run it as a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

@@ -8,6 +8,7 @@ import traceback
 
 from .errors import AnyMC3DError, Cancelled, MemoryShortage
 from .protocol import CANCELLED, INPUT_AT_FAULT, INTERNAL_ERROR, NOT_ENOUGH_MEMORY, ProtocolError
+from .wording import one_line
 
 CANCELLED_SENTENCE = "The work was cancelled."
 MEMORY_SENTENCE = "The memory is not enough for this: close other programs, unload plugins, or choose the device 'cpu'."
@@ -20,15 +21,15 @@ def failure_of(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Cancelled):
         return CANCELLED, CANCELLED_SENTENCE
     if isinstance(error, MemoryShortage):
-        return NOT_ENOUGH_MEMORY, str(error)
+        return NOT_ENOUGH_MEMORY, one_line(str(error))
     if isinstance(error, AnyMC3DError):
-        return INPUT_AT_FAULT, str(error)
+        return INPUT_AT_FAULT, one_line(str(error))
     if _is_out_of_memory(error):
         return NOT_ENOUGH_MEMORY, MEMORY_SENTENCE
     if isinstance(error, ModuleNotFoundError):
         return INTERNAL_ERROR, f"The Python package '{error.name}' is not installed: install what AnyMC3D needs."
     if isinstance(error, OSError) and error.strerror:
-        where = f" '{error.filename}'" if error.filename else ""
+        where = f" '{one_line(str(error.filename))}'" if error.filename else ""
         return INPUT_AT_FAULT, f"The system refused{where}: {error.strerror}."
     return INTERNAL_ERROR, unexpected(error)
 

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..files import write_text
-from ..records import Record
+from ..records import Record, mapping_of
 from .config import RowConfig
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,15 @@ class Row(Record):
 
     def figure(self, name: str, *, part: str = "test") -> tuple[float, float, float]:
         """A figure of the macro mean over classes with its interval (value, low, high); NaN where it is unknown."""
-        group = getattr(self, part).get("overall" if name == "accuracy" else "macro", {})
-        found = group.get(name) or {}
-        return tuple(float("nan") if found.get(n) is None else float(found[n]) for n in ("value", "low", "high"))
+        group = mapping_of(getattr(self, part).get("overall" if name == "accuracy" else "macro"))
+        found = mapping_of(group.get(name))
+        low, value, high = (_number(found.get(bound)) for bound in ("low", "value", "high"))
+        return value, low, high
+
+
+def _number(value: Any) -> float:
+    """The number; NaN for anything else that a file may hold there."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +94,16 @@ class ResultsTable:
         """The row, if it is there; raises InputError if its file is damaged."""
         place = self._row_file(key)
         try:
-            text = place.read_text(encoding="utf-8")
+            text = place.read_bytes()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"The row '{place.name}' cannot be read: {error}; delete it to compute it.") from error
+        except OSError as error:
+            raise InputError(
+                f"The row '{place.name}' cannot be read ({error.strerror or error}): delete it to compute it again."
+            ) from error
         try:
             found = Row.from_dict(json.loads(text), where=f"The row '{place.name}'")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"The row '{place.name}' is not JSON: delete it to compute it again.") from error
         if found.config.key != found.key or found.key != key:
             raise InputError(f"The row '{place.name}' was changed by hand: delete it to compute it again.")
@@ -128,7 +137,7 @@ class ResultsTable:
             targets = np.array([[int(v) for v in line[2 : 2 + count]] for line in lines], dtype=np.int64)
             probabilities = np.array([[float(v) for v in line[2 + count :]] for line in lines])
             ids, patients = zip(*(line[:2] for line in lines), strict=True)
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError, csv.Error) as error:
             raise InputError(f"The predictions '{place.name}' cannot be read: delete their row.") from error
         return TestPredictions(ids, patients, targets[:, 0] if count == 1 else targets, probabilities)
 

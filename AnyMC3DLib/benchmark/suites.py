@@ -33,6 +33,7 @@ AXES: Mapping[str, str] = {
     "seeds": "seed",
 }
 SINGLE = ("epochs", "budget_minutes", "recipe", "weights")
+MOST_NODES = 100_000  # of YAML, in one suite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,9 @@ def read_suite(name: str | Path) -> Suite:
             raise InputError(f"There is no suite '{name}': give a YAML file, or one of {', '.join(ready_suites())}.")
         place = resource("Suites", f"{name}.yaml")
     try:
-        data = yaml.safe_load(place.read_text(encoding="utf-8"))
+        data = _yaml(place.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise InputError(f"The suite '{place.name}' is nested too deep, or within itself: correct it.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"The suite '{place.name}' cannot be read: {' '.join(str(error).split())}.") from error
     where = f"The suite '{place.name}'"
@@ -152,6 +155,30 @@ def read_suite(name: str | Path) -> Suite:
         data["datasets"] = [{"name": each} if isinstance(each, str) else each for each in datasets]
     folder = {"folder": str(place.resolve().parent)} if own else {}
     return Suite.from_dict({"name": place.stem, **data, **folder}, where=where)
+
+
+def _yaml(text: str) -> Any:
+    """What YAML's safe reader makes of the text; raises ValueError where aliases would unfold to more than a suite."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # Before anything is made of it: a merge of merges grows while it is read.
+        if _unfolded(node, {}) > MOST_NODES:
+            raise ValueError(f"it holds more than {MOST_NODES} values once its aliases are filled in")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many nodes there are once every alias is what it stands for; raises RecursionError for one within itself."""
+    if id(node) not in known:
+        value = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = [part for item in value for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _weights_file(block: Block, folder: str) -> Path:

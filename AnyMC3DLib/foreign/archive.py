@@ -15,6 +15,7 @@ from .pickled import check_pickle
 PICKLE = "data.pkl"
 # What a file of the older layout begins with, one behind the other: two numbers, the machine, the weights, the keys.
 OLD_PICKLES = 5
+PIECE = 1 << 22  # bytes that are read at a time
 
 
 def check_torch_file(file: Path) -> bool:
@@ -41,12 +42,27 @@ def _check_archive(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         items = archive.infolist()
         _check_items(items, file)
+        _check_sums(archive, items, file)
     with file.open("rb") as stream:
         # What PyTorch's own reader finds under this name, however its letters are written in the archive.
         reader = torch._C.PyTorchFileReader(stream)
         if sorted(reader.get_all_records()) != sorted(_record(item) for item in items):
             raise BackboneError(f"'{file.name}' is read in two ways by two readers: get the file again.")
         check_pickle(io.BytesIO(reader.get_record(PICKLE)), of=file.name)
+
+
+def _check_sums(archive: zipfile.ZipFile, items: list[zipfile.ZipInfo], file: Path) -> None:
+    """Raise BackboneError for a part that is not what was written: PyTorch's reader would take it as it is."""
+    for item in items:
+        # PyTorch writes 0 where it was told to count no sums.
+        if not item.CRC or item.is_dir():
+            continue
+        try:
+            with archive.open(item) as part:
+                while part.read(PIECE):
+                    pass
+        except zipfile.BadZipFile as error:
+            raise BackboneError(f"'{file.name}' is damaged, a sum within it is wrong: get the file again.") from error
 
 
 def _record(item: zipfile.ZipInfo) -> str:

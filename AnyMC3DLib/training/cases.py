@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,16 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..manifest import load_study, region_files
+from ..files import UNREADABLE_ARRAY
+from ..manifest import load_study, region_files, without_files
 from ..prediction import Study
 from ..spec import PluginSpec
 from ..volume import Volume, read_volume
 from .slice_cache import content_digest
-from .table import SPLITS, Row, read_rows
+from .table import MASK_OF, SPLITS, Row, read_rows
 
 MISSING = -1  # a label that is not known
-# A file of another kind, pickled objects, a damaged archive; and an .npy file, which is no context manager.
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
 # MedMNIST tells no spacing; a pixel stands for a millimetre.
 UNIT_AFFINE = np.eye(4)
 
@@ -35,7 +32,7 @@ class Case:
     `target` is the class's number for binary and multiclass tasks, and for multilabel ones an array [K] of 0, 1 and -1
     (missing). `load` reads the study, and `masks` the masks by source, when they are needed. `patient` is the case's
     own id where it is empty. `content` gives digests of all that these two read, by name, None where they cannot be
-    told.
+    told. `without_files` gives a sentence about the case without the names of its files.
     """
 
     id: str
@@ -46,6 +43,7 @@ class Case:
     masks: Callable[[], Mapping[str, Volume]] | None = None
     weight: float = 1.0
     content: Callable[[], Mapping[str, str]] | None = None
+    without_files: Callable[[str], str] = str
 
 
 def read_cases(path: str | Path, spec: PluginSpec) -> list[Case]:
@@ -78,7 +76,7 @@ def _read_medmnist(place: Path, spec: PluginSpec) -> list[Case]:
             arrays = {name: data[name] for split in SPLITS for name in (f"{split}_images", f"{split}_labels")}
     except KeyError as error:
         raise InputError(f"'{place.name}' is not a MedMNIST file: {error.args[0]}.") from error
-    except _UNREADABLE as error:
+    except UNREADABLE_ARRAY as error:
         raise InputError(f"'{place.name}' is not a MedMNIST file, or it is damaged: get it again.") from error
     cases: list[Case] = []
     for split in SPLITS:
@@ -159,11 +157,17 @@ def _case_of(row: Row, spec: PluginSpec, where: str) -> Case:
         masks=functools.partial(_read_masks, row.masks) if row.masks else None,
         weight=_weight_of(row.weight, where),
         content=functools.partial(_content_of, row),
+        without_files=functools.partial(_without_files, row),
     )
 
 
 def _read_masks(paths: Mapping[str, Path]) -> dict[str, Volume]:
     return {source: read_volume(path) for source, path in paths.items()}
+
+
+def _without_files(row: Row, sentence: str) -> str:
+    masks = {f"{MASK_OF}{source}": path for source, path in row.masks.items()}
+    return without_files(sentence, images={**row.images, **masks}, regions=row.regions, folder=row.folder)
 
 
 def _content_of(row: Row) -> dict[str, str]:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import replacing
+from ..files import replacing, sweep_left, system_error
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class CheckpointStore:
 
     def __init__(self, folder: Path, *, every_s: float = 300.0) -> None:
         self.folder, self._every = folder, every_s
+        self._own = max(self._numbers(), default=0)
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -52,15 +53,20 @@ class CheckpointStore:
         return time.monotonic() - self._last >= self._every
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write another one; raises InputError if the disk does not take it, and keeps those before."""
-        numbers = self._numbers()
-        path = self.folder / f"state-{(numbers[-1] if numbers else 0) + 1:08d}.safetensors"
+        """Write another one, and keep the one before.
+
+        Raises InputError if the disk does not take it, or where another training has written here meanwhile.
+        """
+        if max(self._numbers(), default=0) > self._own:
+            raise InputError(f"Another training writes into '{self.folder}' too: give each a folder of its own.")
+        path = self._path(self._own + 1)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
         facts = json.dumps(checkpoint.facts, sort_keys=True, allow_nan=False)
-        self._sweep()
+        # Nobody else writes here.
+        sweep_left(self.folder, older_s=0)
         with replacing(path) as temporary:
             _write(temporary, tensors, {_FACTS: facts, _DIGEST: _digest(tensors, facts)})
-        self._last = time.monotonic()
+        self._own, self._last = self._own + 1, time.monotonic()
         for number in self._numbers()[:-KEPT]:
             self._path(number).unlink(missing_ok=True)
 
@@ -69,15 +75,10 @@ class CheckpointStore:
         for number in reversed(self._numbers()):
             try:
                 return _read(self._path(number))
-            except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
                 name = self._path(number).name
                 logger.warning("The checkpoint '%s' is damaged (%s): the one before is used.", name, error)
         return None
-
-    def _sweep(self) -> None:
-        """Remove what a process that was killed within a write has left; nobody else writes here."""
-        for path in self.folder.glob(".writing-*") if self.folder.is_dir() else ():
-            path.unlink(missing_ok=True)
 
     def _numbers(self) -> list[int]:
         names = (_NAME.fullmatch(path.name) for path in self.folder.glob("state-*")) if self.folder.is_dir() else ()
@@ -109,6 +110,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     try:
         save_file(dict(tensors), path, metadata=dict(metadata))
     except safetensors.SafetensorError as error:
+        cause = system_error(error)
+        if cause is not None:
+            raise cause from error
         raise InputError(f"The state of the training cannot be written ({error}): make room on the disk.") from error
 
 

@@ -34,12 +34,12 @@ def read_classes(table: Path, cells: Table) -> Layout | None:
     try:
         told: Any = json.loads(place_of(table).read_text(encoding="utf-8"))
         layout = Layout.of_sources(_texts(told["images"]), _texts(told["classes"]), str(told["task_type"]))
-    except (OSError, ValueError, LookupError, TypeError, InputError):
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, InputError):
         return None
     if not set(layout.images.values()) <= set(cells.columns) or not set(layout.labels) <= set(cells.columns):
         return None
     used = {row[LABEL] for _, row in cells.rows if row.get(LABEL)}
-    if not layout.multilabel and not used <= set(layout.classes):
+    if used and not (layout.classes if layout.multilabel else used <= set(layout.classes)):
         return None
     return layout.with_masks(cells).beside(cells.columns)
 

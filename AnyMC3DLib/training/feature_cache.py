@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import replacing
+from ..errors import InputError
+from ..files import replacing, sweep_left, system_error
 from ..model import PluginNetwork
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,12 @@ class FeatureCache:
             return
         tensors = {f"{key}/{view}": t.contiguous() for key, views in embeddings.items() for view, t in views.items()}
         place = self._folder / f"{secrets.token_hex(8)}{ENDING}"
-        with replacing(place) as temporary:
-            save_file(tensors, temporary)
+        try:
+            _write(place, tensors)
+        except InputError as error:
+            # They are held in memory all the same, and a training is worth more than its cache.
+            logger.warning("Embeddings are not kept for other trainings: %s", error)
+            return
         self._read.add(place)
         self._places |= dict.fromkeys(embeddings, place)
 
@@ -104,11 +109,15 @@ class FeatureCache:
         wanted, found = set(keys), {key: {} for key in keys}
         try:
             with safe_open(place, framework="pt") as shard:
+                digests = shard.metadata() or {}
                 for name in shard.keys():  # noqa: SIM118
                     key, _, view = name.partition("/")
                     if key in wanted:
-                        found[key][view] = shard.get_tensor(name)
-        except (OSError, SafetensorError) as error:
+                        found[key][view] = tensor = shard.get_tensor(name)
+                        # Shards of the first versions have none.
+                        if digests.get(name, "") not in ("", _digest(tensor)):
+                            raise ValueError("its content is not what was written")
+        except (OSError, ValueError, SafetensorError) as error:
             logger.warning("The shard '%s' is damaged and not used: %s", place.name, error)
             return {}
         self._hold(found)
@@ -127,6 +136,21 @@ def key_of(network: PluginNetwork, stacks: Mapping[str, npt.NDArray[np.floating]
         views.append([view.name, list(array.shape), array.dtype.str, content, normalisation])
     text = json.dumps([facts, views], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _write(place: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a shard; raises InputError if the disk does not take it."""
+    sweep_left(place.parent)
+    with replacing(place) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata={name: _digest(t) for name, t in tensors.items()})
+        except SafetensorError as error:
+            cause = system_error(error) or OSError(str(error))
+            raise cause from error
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _size(views: Mapping[str, torch.Tensor]) -> int:

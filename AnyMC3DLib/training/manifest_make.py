@@ -6,8 +6,6 @@ import csv
 import io
 import logging
 import os
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import UNREADABLE_ARRAY, is_there, write_text
 from ..manifest import CASE, ONLY_IMAGE, check_columns, read_table
 from ..progress import Progress, ProgressCallback
 from ..volume import write_volume
@@ -31,7 +29,6 @@ MANIFEST = "manifest.csv"
 IMAGES = "images"
 PARTICIPANT = "participant_id"
 NO_VALUE = ("", "n/a", "N/A")
-_DAMAGED = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 def make_from_folders(
@@ -154,7 +151,7 @@ def _arrays(place: Path) -> dict[str, tuple[npt.NDArray, npt.NDArray]]:
         with np.load(place, allow_pickle=False) as data:
             arrays = {split: (data[f"{split}_images"], data[f"{split}_labels"]) for split in SPLITS}
         arrays = {split: (images, labels.reshape(len(labels), -1)) for split, (images, labels) in arrays.items()}
-    except (*_DAMAGED, KeyError) as error:
+    except (*UNREADABLE_ARRAY, KeyError) as error:
         raise InputError(f"'{place}' is not a MedMNIST file, or it is damaged: get it again.") from error
     for split, (images, labels) in arrays.items():
         if len(images) != len(labels):
@@ -177,7 +174,7 @@ def _label_cells(label: npt.NDArray, names: Sequence[str]) -> dict[str, str]:
 
 
 def _check_new(place: Path, *, replace: bool) -> None:
-    if place.exists() and not replace:
+    if is_there(place) and not replace:
         raise InputError(f"The table '{place}' is there already: give another place, or ask to replace it.")
 
 

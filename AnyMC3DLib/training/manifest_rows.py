@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..files import is_there
 from ..geometry import boxes_overlap
 from ..manifest import CASE, Table
 from ..preprocessing import Box
@@ -121,7 +122,7 @@ def _of_files(row: Row, columns: Columns, files: Headers) -> Iterator[Problem]:
 
 
 def _unreadable(row: Row, column: str, place: Path, sentence: str) -> Problem:
-    kind = "unreadable file" if place.exists() else "missing file"
+    kind = "unreadable file" if is_there(place) else "missing file"
     return problem_of(row, kind, f"In the column '{column}': {sentence}")
 
 
@@ -154,7 +155,7 @@ def _region_corners(text: str, folder: Path, files: Headers) -> npt.NDArray[np.f
     if isinstance(box, Box):
         return np.array(list(itertools.product(*zip(box.low, box.high, strict=True))))
     name, _, label = text.rpartition(":")
-    has_label = bool(name) and label.isdecimal() and not (folder / text).exists()
+    has_label = bool(name) and label.isdecimal() and not is_there(folder / text)
     header = files.get(folder / (name if has_label else text))
     if not isinstance(header, Header):
         raise InputError(header)

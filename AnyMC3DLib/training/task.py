@@ -109,6 +109,10 @@ def read_task(name: str | Path) -> TaskSpec:
         place = files[str(name)]
     try:
         data: Any = json.loads(place.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"The task file '{place.name}' is not text in UTF-8: save it as such.") from error
+    except RecursionError as error:
+        raise InputError(f"The task file '{place.name}' is nested too deep to be a task: correct it.") from error
     except (OSError, ValueError) as error:
         raise InputError(f"The task file '{place.name}' is not JSON: {error}.") from error
     return task_from(data, where=f"The task file '{place.name}'")

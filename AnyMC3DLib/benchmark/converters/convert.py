@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import replacing
+from ...files import is_there, replacing
 from ...resources import resource
 from ...spec import PluginSpec
 from ...training.cases import read_cases
@@ -52,7 +52,7 @@ def _check(kind: str, order: Order) -> None:
         raise InputError(f"There is no converter '{kind}': give one of {', '.join(CONVERTERS)}.")
     if order.table.suffix.lower() in JSON_ENDINGS:
         raise InputError(f"The table is written as CSV, but '{order.table.name}' is called JSON: name it '.csv'.")
-    if order.table.exists() and not order.replace:
+    if is_there(order.table) and not order.replace:
         raise InputError(f"The table '{order.table}' is there already: give another place, or ask to replace it.")
     if order.images is not None and kind not in WRITE_IMAGES:
         raise InputError(f"'{kind}' writes no images, its own are used as they are: leave --images out.")

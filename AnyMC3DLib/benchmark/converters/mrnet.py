@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from ...files import check_writable
+from ...files import UNREADABLE_ARRAY, check_writable
 from ...manifest import CASE
 from ...progress import Progress
 from ...training.table import SPLIT
@@ -129,7 +129,7 @@ def _read(place: Path) -> npt.NDArray[np.uint8]:
     shown = f"{place.parent.parent.name}/{place.parent.name}/{place.name}"
     try:
         array = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+    except UNREADABLE_ARRAY as error:
         told = "is damaged, or holds pickled objects, which are never read"
         raise InputError(f"'{shown}' {told}: get it again.") from error
     if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype != np.uint8 or 0 in array.shape:
