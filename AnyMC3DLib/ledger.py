@@ -6,10 +6,8 @@ Several processes may write into one folder at a time: each file is replaced who
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +19,7 @@ from .files import write_text
 from .prediction import is_uncertain
 from .records import Record
 from .spec import PluginSpec
-from .wording import spreadsheet_text, yes_or_no
+from .wording import csv_text, spreadsheet_text, yes_or_no
 
 RESULTS, FAILURES, CASES, HEATMAPS = "results.csv", "failures.csv", "cases", "heatmaps"
 RESULT_COLUMNS = ("case", "plugin", "class", "probability", "threshold", "decision", "uncertain", "out_of_scope")
@@ -199,8 +197,4 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return stream.getvalue()
+    return csv_text([columns, *rows])

@@ -15,7 +15,6 @@ from .errors import InputError, PluginError
 from .records import Record
 
 FORMAT_VERSION = 1
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Axis = Literal["axial", "coronal", "sagittal"]
 TaskType = Literal["binary", "multiclass", "multilabel"]
@@ -316,9 +315,6 @@ class PluginSpec(Record):
         if not self.name.strip():
             raise InputError("A plugin needs a name.")
         names = [c.name for c in self.classes]
-        if any(CONTROL.search(name) for name in (self.name, *names)):
-            # They end a line of a table, or steer a terminal.
-            raise InputError("The name of a plugin or of a class holds a control character: take it out.")
         if not names or (len(names) < 2 and self.task_type != "multilabel"):
             raise InputError(f"A {self.task_type} plugin needs more classes than {len(names)}.")
         if self.task_type == "binary" and len(names) != 2:

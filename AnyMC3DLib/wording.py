@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any
 
@@ -20,6 +22,17 @@ def yes_or_no(decision: bool) -> str:
 def one_line(text: str) -> str:
     """The text without what could part its line, or steer the terminal that shows it: a file may have any name."""
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV with lines that end in a line feed; a value that holds any end of a line is quoted."""
+    lines = []
+    for row in rows:
+        stream = io.StringIO()
+        # Python quotes what holds a character of its own line's end; a carriage return parts lines for readers too.
+        csv.writer(stream, lineterminator="\r\n").writerow(row)
+        lines.append(stream.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def spreadsheet_text(name: str) -> str:

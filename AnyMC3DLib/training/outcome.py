@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.metadata
-import io
 import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import write_bytes, write_text
 from ..spec import PluginSpec
-from ..wording import spreadsheet_text, without_paths, yes_or_no
+from ..wording import csv_text, spreadsheet_text, without_paths, yes_or_no
 from .decisions import checked_probabilities, decisions, one_against_the_rest
 from .figures import Epoch, draw_figures, learning_curves
 from .metrics import Scores
@@ -147,16 +146,14 @@ def _csv(spec: PluginSpec, predictions: Predictions) -> str:
     if not len(targets) == len(predictions.splits) == len(predictions.patients) == count:
         raise InputError(f"The predictions of {count} cases lack a target, a split or a patient: give one for each.")
     decided = decisions(spec, probabilities, [c.threshold for c in spec.classes])
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_header(spec))
+    rows: list[list[str]] = [_header(spec)]
     names = zip(predictions.ids, predictions.splits, predictions.patients, strict=True)
     for texts, target, row, answers in zip(names, targets, probabilities, decided, strict=True):
         # As many digits as it takes to read the same number back: ranks depend on the last one.
         figures = [repr(float(p)) for p in row]
         safe = [spreadsheet_text(text) for text in texts]
-        writer.writerow([*safe, *_shown(spec, target), *figures, *(yes_or_no(bool(a)) for a in answers)])
-    return stream.getvalue()
+        rows.append([*safe, *_shown(spec, target), *figures, *(yes_or_no(bool(a)) for a in answers)])
+    return csv_text(rows)
 
 
 def _shown(spec: PluginSpec, target: Any) -> Iterator[str]:

@@ -51,7 +51,8 @@ def main() -> int:
     if options.write is not None:
         text = options.write.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
-        words = f"`python Testing/Benchmarks/fault_table.py --seed {options.seed}`"
+        part = "" if options.share == 1 else f" --share {options.share:g}"
+        words = f"`python Testing/Benchmarks/fault_table.py --seed {options.seed}{part}`"
         content = f"{BEGIN}\nMade by {words}:\n\n{table}\n{END}{rest.partition(END)[2]}"
         options.write.write_text(before + content, encoding="utf-8")
     return int(any(result.wrong for result in found.values()))

@@ -204,7 +204,7 @@ def steps_told(backbone: Backbone, place: Path, **recipe: object) -> list[str]:
 
 def test_a_training_cancelled_at_any_point_writes_nothing(backbone: Backbone, tmp_path: Path) -> None:
     points = steps_told(backbone, tmp_path / "whole")
-    assert len(set(points)) == 7
+    assert len(set(points)) == 8
     out = tmp_path / "out"
     for number in range(len(points)):
         control = Control()
