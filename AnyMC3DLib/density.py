@@ -9,7 +9,7 @@ conformal prediction, Lei et al. 2018, doi 10.1080/01621459.2017.1307116).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +51,22 @@ class VolumeDensity(nn.Module):
         return not distance <= float(self.limit)
 
     @torch.no_grad()
-    def fit(self, descriptions: Tensor, held_out: Tensor | None = None) -> None:
+    def fit(self, descriptions: Tensor, held_out: Tensor | None = None, *, groups: Sequence[str] | None = None) -> None:
         """Take the density of descriptions [N, W], and a limit that 1 in 40 of others of their kind passes.
 
-        Every description is judged by a density of four fifths of the others; `held_out` [M, W], of studies that
-        nothing was learnt from, by that of all. The wider limit of the two holds.
+        Every description is judged by a density of four fifths of the others, of other patients alone where `groups`
+        [N] names them; `held_out` [M, W], of studies that nothing was learnt from, by that of all. The wider limit of
+        the two holds. A description that is not finite is left out.
         """
+        finite = torch.isfinite(descriptions).all(dim=1).cpu()
+        names = groups if groups is not None else list(map(str, range(len(descriptions))))
+        places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        part = torch.tensor([places[name] % PARTS for name in names])[finite]
+        descriptions = descriptions.cpu()[finite]
+        if part.unique().numel() < PARTS:
+            # Of fewer patients than parts: each study by itself.
+            part = torch.arange(len(descriptions)) % PARTS
         rest, along = torch.zeros(len(descriptions)).double(), torch.zeros(len(descriptions)).double()
-        part = torch.arange(len(descriptions)) % PARTS
         for number in range(PARTS):
             own = part == number
             self._fit(descriptions[~own])

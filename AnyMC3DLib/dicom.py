@@ -229,10 +229,13 @@ def _stacked(
 
 def _should_be_image(place: Path) -> bool:
     """Whether a file that cannot be read as an image should be one, by its first bytes or else its ending."""
+    # What macOS leaves beside each file on a stick.
+    if place.name.upper() == "DICOMDIR" or place.name.startswith("._"):
+        return False
     with place.open("rb") as stream:
         head = stream.read(HEAD)
-    if place.name.upper() == "DICOMDIR":
-        return False
     if head[128:132] == b"DICM":
-        return not head.partition(CLASS)[2][2:].startswith((DIRECTORY, *WITHOUT_PIXELS))
+        kind = head.partition(CLASS)[2][2:]
+        # Of makers' own kinds, which are no images as a rule, the reader lists those that are.
+        return (not kind or kind.startswith(STORAGE)) and not kind.startswith((DIRECTORY, *WITHOUT_PIXELS))
     return place.suffix.lower() in (".dcm", ".dicom", ".ima")

@@ -89,7 +89,8 @@ def _elements(
     end = len(content) if end is None else end
     while start < end:
         tag, kind, length, value = _head(content, start, implicit=implicit)
-        if tag == PIXELS or (meta and tag >> 16 != 2):
+        # An icon within a sequence has pixels of its own.
+        if (tag == PIXELS and not depth) or (meta and tag >> 16 != 2):
             return found, start
         if tag == ITEM_END:
             return found, value

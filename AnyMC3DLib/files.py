@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -108,6 +109,8 @@ def _checked(path: str | os.PathLike[str]) -> Path:
     except ValueError as error:
         raise InputError(f"Cannot write {str(target)!r}: no file can have that name; choose another.") from error
     except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
         raise InputError(f"Cannot write '{target}': {error.strerror or error}; choose another place.") from error
     if is_folder:
         raise InputError(f"Cannot write '{target}': it is a folder; give a file name.")

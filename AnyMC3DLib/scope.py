@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .geometry import nearest_axes
+from .padding import without_padding
 from .prediction import Study
 from .spec import Bounds, PluginSpec, ScopeSpec, SeenImages
 from .volume import Volume
@@ -52,7 +53,8 @@ class ImageFacts:
 
 
 def image_facts(volume: Volume) -> ImageFacts:
-    """The facts of a volume whose values are finite."""
+    """The facts of a volume whose values are finite, what a CT scanner padded taken as air, as the network sees it."""
+    volume = without_padding(volume)
     flat = volume.array.reshape(-1)
     step = -(-flat.size // VALUES_AT_MOST)
     values = np.percentile(flat[::step], PERCENTILES)
@@ -69,7 +71,8 @@ def seen_images(facts: Mapping[str, Sequence[ImageFacts]]) -> tuple[SeenImages, 
 
 def _seen(source: str, facts: Sequence[ImageFacts]) -> SeenImages:
     low, middle, high = _bounds([f.values for f in facts])
-    modalities = sorted({f.modality for f in facts if f.modality})
+    # Where some tell none, what those are is not known.
+    modalities = sorted({f.modality for f in facts}) if all(f.modality for f in facts) else []
     return SeenImages(
         source=source, low=low, middle=middle, high=high, spacing_mm=_bounds([f.spacing_mm for f in facts]),
         extent_mm=_bounds([f.extent_mm for f in facts]), modalities=tuple(modalities),
@@ -116,24 +119,37 @@ def _bounds(rows: Sequence[tuple[float, float, float]]) -> tuple[Bounds, Bounds,
 
 def remarks_on(spec: PluginSpec, study: Study) -> list[str]:
     """Sentences on what of the study's images the plugin has not seen; none where nothing is known of its training."""
+    return remarks_of(spec, {source: image_facts(study.image(source)) for source in spec.sources})
+
+
+def remarks_of(spec: PluginSpec, facts: Mapping[str, ImageFacts]) -> list[str]:
+    """As `remarks_on`, from the facts of the study's images by source."""
     found = []
-    for source in spec.sources:
-        image = study.image(source)
+    for source, image in facts.items():
         seen = next((s for s in spec.scope.images if s.source == source), None) if spec.scope else None
         modality = _modality_remark(spec, seen, image)
         found += [modality] if modality else []
         if seen is not None and spec.scope is not None and spec.scope.cases >= ENOUGH_STUDIES:
             # Another modality has other values: one sentence says it.
-            found += _range_remarks(seen, image_facts(image), source, values=not modality)
+            # Where each image is scaled by itself, its units do not matter.
+            absolute = any(v.source == source and v.preprocessing.intensity.kind == "window" for v in spec.views)
+            found += _range_remarks(seen, image, source, values=absolute and not modality)
     return found
 
 
-def _modality_remark(spec: PluginSpec, seen: SeenImages | None, image: Volume) -> str | None:
-    known = (seen.modalities if seen else ()) or tuple(m for m in (spec.modality.strip().upper(),) if m in MODALITIES)
-    if not image.modality or not known or image.modality in known:
+def _modality_remark(spec: PluginSpec, seen: SeenImages | None, image: ImageFacts) -> str | None:
+    # What a plugin says of itself is about its one image.
+    declared = (spec.modality.strip().upper(),) if len(spec.sources) == 1 else ()
+    known = (seen.modalities if seen else ()) or tuple(m for m in declared if m in MODALITIES)
+    if not image.modality or not known or _kind(image.modality) in map(_kind, known):
         return None
     given = MODALITIES.get(image.modality, f"of the modality {image.modality}")
     return f"The image is {given}, but the plugin was trained on {' and '.join(known)}: its answer means little."
+
+
+def _kind(modality: str) -> str:
+    """The same for what is a radiograph by either code."""
+    return MODALITIES.get(modality, modality)
 
 
 def _range_remarks(seen: SeenImages, facts: ImageFacts, source: str, *, values: bool) -> list[str]:

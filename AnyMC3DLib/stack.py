@@ -14,6 +14,8 @@ from .errors import InputError
 GAP_TOLERANCE = 0.05
 # How far the numbers of two slices may differ, and a direction may miss a right angle, by rounding.
 ROUNDING = 1e-3
+# Of directions that were written with three digits.
+RIGHT_ANGLE = 3e-3
 MOST_NAMED = 3
 
 Numbers = npt.NDArray[np.float64]
@@ -33,7 +35,7 @@ def plane_of(orientations: Numbers, spacings: Numbers, *, where: str) -> tuple[N
             "put the wanted ones in a folder of their own."
         )
     directions = orientations[0].reshape(2, 3)
-    if np.abs(directions @ directions.T - np.eye(2)).max() > ROUNDING:
+    if np.abs(directions @ directions.T - np.eye(2)).max() > RIGHT_ANGLE:
         raise InputError(f"The directions of the slices in {where} are not at right angles: export the series again.")
     if np.any(np.abs(spacings - spacings[0]) > ROUNDING * spacings[0]):
         low, high = spacings.min(), spacings.max()

@@ -44,8 +44,9 @@ def add_scope(
         check_patients(train, held)
         trainer = Trainer(network, TaskSpec(plugin=dataclasses.replace(spec, scope=None)).training, progress=progress)
         held_out = [] if held is None else trainer.embed(held, step="Embedding held-out studies")
-        seen = trainer.embed(some_of(train, seed=0), step="Learning its scope")
-        scope = learn_scope(network, train, seen, held_out=held_out)
+        some = some_of(train, seed=0)
+        seen = trainer.embed(some, step="Learning its scope")
+        scope = learn_scope(network, train, seen, patients=some.patients, held_out=held_out)
         save_plugin(out, dataclasses.replace(spec, scope=scope), [network.state_dict()])
     finally:
         network.close()

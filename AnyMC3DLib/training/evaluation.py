@@ -15,6 +15,7 @@ from ..backbone import Backbone
 from ..errors import InputError
 from ..plugin import load_networks, read_spec
 from ..progress import ProgressCallback
+from ..scope import ImageFacts, remarks_of
 from ..spec import PluginSpec
 from .cases import Case, of_split
 from .metrics import Estimate, accuracy, auc, bootstrap, paired_difference, share_of
@@ -28,8 +29,8 @@ class Evaluation:
     """What a plugin says of some cases, and its figures, which are computed when they are asked for.
 
     `targets` are class numbers [N], or for a multilabel task [N, classes] of 0, 1, and -1 where a label is missing;
-    `probabilities` [N, classes]. `beyond` says of each case whether its pictures are unlike those that the plugin has
-    learnt from, None where it cannot tell. `against` is another plugin on the same cases. Intervals are by patient.
+    `probabilities` [N, classes]. `beyond` says of each case whether it is unlike those that the plugin has learnt
+    from, None where it cannot tell. `against` is another plugin on the same cases. Intervals are by patient.
     """
 
     spec: PluginSpec
@@ -108,5 +109,10 @@ def _predict(
         for network in networks:
             network.close()
     known = spec.scope is not None and spec.scope.density
-    unlike = [half_or_more(votes) for votes in zip(*beyond, strict=True)] if known else None
+    unlike = None
+    if known or (spec.scope is not None and spec.scope.images):
+        facts = [{source: ImageFacts.from_array(array) for source, array in each.items()} for each in cut.facts]
+        votes = zip(zip(*beyond, strict=True), facts, strict=True)
+        # As a prediction says it: by the pictures, or by what is known of the image.
+        unlike = [half_or_more(vote) or bool(remarks_of(spec, fact)) for vote, fact in votes]
     return Evaluation(spec, cut.ids, cut.patients, cut.targets, np.mean(members, axis=0), unlike)

@@ -98,7 +98,7 @@ def train_folds(
             words = f"The training was stopped in fold {fold + 1} of {count}, but an ensemble needs all."
             raise Suspended(words) from error
     unseen = _joined([member.validation for member in members])
-    spec = dataclasses.replace(members[0].spec, members=count, scope=_scope_of(members, cases=len(pool)))
+    spec = dataclasses.replace(members[0].spec, members=count, scope=_scope_of(members, cases=len(unseen.ids)))
     if task.training.calibrate:
         found = fit_calibration(unseen.probabilities, unseen.targets, spec)
         for warning in found.warnings:

@@ -32,24 +32,27 @@ def learn_scope(
     train: CutCases,
     embedded: Sequence[Embeddings],
     *,
+    patients: Sequence[str] | None = None,
     held_out: Sequence[Embeddings] = (),
 ) -> ScopeSpec:
     """Give the network the density of studies by their slice embeddings, and return what the plugin has seen.
 
-    `embedded` are of some of the cases `train`, `held_out` of cases that taught nothing. With fewer than FEWEST
-    studies there is no density.
+    `embedded` are of some of the cases `train`, with their `patients`, `held_out` of cases that taught nothing. With
+    fewer than FEWEST studies there is no density.
     """
     images = seen_images(merged(train.facts))
     if len(embedded) < FEWEST:
         network.density = None
         return ScopeSpec(cases=len(train), images=images)
     density = VolumeDensity(network.described_width).to(network.backbone.device)
-    others = _descriptions(held_out) if held_out else None
-    density.fit(_descriptions(embedded), others)
+    others = _descriptions(network, held_out) if held_out else None
+    density.fit(_descriptions(network, embedded), others, groups=patients)
     network.density = density
     beyond = 0 if others is None else int((density.distance(others) > density.limit.cpu()).sum())
     return ScopeSpec(cases=len(train), images=images, density=True, held_out=len(held_out), beyond=beyond)
 
 
-def _descriptions(embedded: Sequence[Embeddings]) -> Tensor:
-    return torch.stack([describe(each) for each in embedded])
+def _descriptions(network: PluginNetwork, embedded: Sequence[Embeddings]) -> Tensor:
+    # In the order in which a study is described later, whatever the order in which a cache or a process gave them.
+    names = [view.name for view in network.spec.views]
+    return torch.stack([describe({name: each[name] for name in names}) for each in embedded])

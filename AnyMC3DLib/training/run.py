@@ -278,8 +278,10 @@ def _result_of(
     held = [] if validation is None else trainer.embed(validation, step="Validating")
     predicted = None if validation is None else _said_of(validation, trainer.answers(held, validation))
     if scoped:
-        seen = trainer.embed(some_of(train, seed=task.training.seed), step="Learning its scope")
-        spec = dataclasses.replace(spec, scope=learn_scope(network, train, seen, held_out=held))
+        some = some_of(train, seed=task.training.seed)
+        seen = trainer.embed(some, step="Learning its scope")
+        scope = learn_scope(network, train, seen, patients=some.patients, held_out=held)
+        spec = dataclasses.replace(spec, scope=scope)
     figures: dict[str, Any] = {}
     if predicted is not None:
         if task.training.calibrate:

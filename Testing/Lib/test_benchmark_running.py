@@ -249,7 +249,8 @@ def test_a_row_whose_process_is_killed_fails_and_the_suite_goes_on(suite: Path, 
 
 def test_an_unforeseen_error_is_the_row_s_and_not_the_suite_s(suite: Path, tmp_path: Path) -> None:
     configs, datasets = read_small(suite)
-    (tmp_path / "cache").write_text("no folder", encoding="utf-8")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "working").write_text("no folder", encoding="utf-8")
     summary = run_suite(configs[:1], datasets, Running(results=tmp_path / "results", cache=tmp_path / "cache"))
     assert summary.failed == 1
     (row,) = ResultsTable(tmp_path / "results").rows()

@@ -120,3 +120,26 @@ def test_the_number_and_order_of_slices_do_not_matter_to_a_description() -> None
     once = describe({"a": slices, "b": slices + 1})
     assert once.shape == (10,)
     torch.testing.assert_close(describe({"a": slices.flip(0).repeat(2, 1), "b": slices + 1}), once)
+
+
+def test_studies_of_one_patient_do_not_judge_each_other() -> None:
+    rng = np.random.default_rng(9)
+    patients = drawn(40, seed=10)
+    again = patients.repeat_interleave(5, dim=0)
+    again += 0.01 * torch.from_numpy(rng.normal(size=again.shape)).float()
+    names = [str(n // 5) for n in range(200)]
+    apart, mixed = VolumeDensity(WIDTH), VolumeDensity(WIDTH)
+    apart.fit(again, groups=names)
+    mixed.fit(again)
+    new = drawn(200, seed=11)
+    assert share_beyond(apart, new) < 0.2 < share_beyond(mixed, new)
+
+
+def test_a_study_that_is_not_finite_is_left_out_of_the_density() -> None:
+    values = drawn(60, seed=12)
+    spoilt = values.clone()
+    spoilt[7] = float("nan")
+    density = VolumeDensity(WIDTH)
+    density.fit(spoilt)
+    assert torch.isfinite(density.limit)
+    assert share_beyond(density, drawn(100, seed=13)) < 0.15

@@ -70,7 +70,7 @@ def test_two_trainings_in_two_processes_give_the_same_tensors_figures_and_answer
             "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         command = [sys.executable, "-c", SCRIPT, *map(str, (folder, data, weights, recipe, image))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
         answers.append(json.loads(done.stdout.partition("ANSWER\n")[2]))
     runs = [tmp_path / number / "run" for number in ("1", "2")]

@@ -260,3 +260,9 @@ def test_a_series_and_a_single_slice_tell_their_modality_and_a_nifti_none(tmp_pa
     assert read_volume(next((tmp_path / "series").glob("*.dcm"))).modality == "CT"
     write_volume(tmp_path / "ct.nii.gz", ct())
     assert read_volume(tmp_path / "ct.nii.gz").modality == ""
+
+
+def test_what_macos_leaves_beside_a_slice_is_passed_over(tmp_path: Path) -> None:
+    write_dicom_series(tmp_path, ct())
+    (tmp_path / "._004.dcm").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    assert np.array_equal(read_volume(tmp_path).array, ct().array)

@@ -17,6 +17,7 @@ from AnyMC3DLib.backbone import Backbone
 from AnyMC3DLib.classifier import Classifier
 from AnyMC3DLib.cli import main
 from AnyMC3DLib.errors import InputError
+from AnyMC3DLib.model import PluginNetwork
 from AnyMC3DLib.opening import open_backbone
 from AnyMC3DLib.plugin import load_members, load_networks, read_spec, save_plugin
 from AnyMC3DLib.prediction import Prediction, Study
@@ -35,7 +36,7 @@ from AnyMC3DLib.training.add_scope import add_scope
 from AnyMC3DLib.training.cases import Case
 from AnyMC3DLib.training.evaluation import evaluate_plugin
 from AnyMC3DLib.training.folds import train_folds
-from AnyMC3DLib.training.learn_scope import STUDIES_AT_MOST, some_of
+from AnyMC3DLib.training.learn_scope import STUDIES_AT_MOST, learn_scope, some_of
 from AnyMC3DLib.training.run import train_plugin
 from AnyMC3DLib.training.slice_cache import SliceCache
 from AnyMC3DLib.training.slices import CutCases, cut_cases
@@ -177,6 +178,19 @@ def test_facts_come_from_the_cache_as_from_the_image(tmp_path: Path) -> None:
     for first, second in zip(once.facts, again.facts, strict=True):
         np.testing.assert_array_equal(first["image"], second["image"])
     assert len(once.subset([1, 3]).facts) == 2
+
+
+def test_the_order_in_which_views_come_back_does_not_matter(backbone: Backbone) -> None:
+    views = tuple(ViewSpec(name=name, preprocessing=task().plugin.views[0].preprocessing) for name in ("b", "a"))
+    network = PluginNetwork(dataclasses.replace(task().plugin, views=views), backbone)
+    rng = torch.Generator().manual_seed(0)
+    made = [{n: torch.randn(3, backbone.embed_dim, generator=rng) + (n == "b") for n in ("b", "a")} for _ in range(30)]
+    train = CutCases([str(n) for n in range(30)], [{}] * 30, np.zeros(30, np.int64))
+    learn_scope(network, train, [dict(sorted(each.items())) for each in made])
+    try:
+        assert not any(network.is_beyond(each) for each in made[:20])
+    finally:
+        network.close()
 
 
 def test_many_studies_are_drawn_from_by_the_seed() -> None:

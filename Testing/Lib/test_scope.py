@@ -11,7 +11,15 @@ import pytest
 from AnyMC3DLib.geometry import Affine
 from AnyMC3DLib.prediction import Study
 from AnyMC3DLib.scope import ImageFacts, image_facts, joined, remarks_on, seen_images
-from AnyMC3DLib.spec import BackboneRef, ClassSpec, PluginSpec, ScopeSpec, ViewSpec
+from AnyMC3DLib.spec import (
+    BackboneRef,
+    ClassSpec,
+    IntensitySpec,
+    PluginSpec,
+    PreprocessingSpec,
+    ScopeSpec,
+    ViewSpec,
+)
 from AnyMC3DLib.volume import Volume
 
 SPACING = (0.7, 0.8, 3.0)
@@ -22,10 +30,20 @@ def image(*, factor: float = 1.0, spacing: tuple[float, float, float] = SPACING,
     return Volume(rng.normal(100, 30, (12, 30, 40)) * factor, np.diag([*spacing, 1.0]), modality=modality)
 
 
-def plugin(scope: ScopeSpec | None, *, modality: str = "") -> PluginSpec:
+WINDOW = PreprocessingSpec(intensity=IntensitySpec(kind="window", windows=((100.0, 400.0),)))
+
+
+def plugin(
+    scope: ScopeSpec | None,
+    *,
+    modality: str = "",
+    cut: PreprocessingSpec = WINDOW,
+    sources: tuple[str, ...] = ("image",),
+) -> PluginSpec:
+    views = tuple(ViewSpec(name=f"v-{source}", source=source, preprocessing=cut) for source in sources)
     return PluginSpec(
         name="p", task_type="binary", classes=(ClassSpec(name="no"), ClassSpec(name="yes")), modality=modality,
-        backbone=BackboneRef(id="b"), views=(ViewSpec(name="a"),), scope=scope,
+        backbone=BackboneRef(id="b"), views=views, scope=scope,
     )  # fmt: skip
 
 
@@ -131,3 +149,31 @@ def test_a_scope_comes_back_from_its_description_and_its_absence_leaves_no_field
 @pytest.mark.parametrize(("given", "kept"), [("ct ", "CT"), ("MR", "MR"), ("Doe^Jane", ""), ("", ""), ("M" * 40, "")])
 def test_a_modality_is_a_code_and_nothing_else(given: str, kept: str) -> None:
     assert image(modality=given).modality == kept
+
+
+def test_where_an_image_is_scaled_by_itself_its_units_are_no_reason() -> None:
+    cut = PreprocessingSpec(intensity=IntensitySpec(kind="percentile"))
+    assert remarks(plugin(scope(image()), cut=cut), image(factor=20)) == []
+
+
+def test_padding_of_the_scanner_is_no_other_range_of_values() -> None:
+    rng = np.random.default_rng(3)
+    air = rng.normal(-990, 12, (12, 30, 40)).round()
+    air[:, 8:22, 10:30] = rng.normal(40, 20, (12, 14, 20))
+    padded = air.copy()
+    padded[:, :2] = -3024
+    spec = plugin(scope(Volume(air, np.eye(4))))
+    assert remarks(spec, Volume(padded, np.eye(4))) == []
+
+
+def test_what_a_plugin_says_of_itself_is_not_held_against_each_of_several_images() -> None:
+    spec = plugin(None, modality="CT", sources=("ct", "pet"))
+    assert remarks_on(spec, Study({"ct": image(modality="CT"), "pet": image(modality="PT")})) == []
+
+
+def test_a_radiograph_is_one_by_either_code() -> None:
+    assert remarks(plugin(None, modality="DX"), image(modality="CR")) == []
+
+
+def test_of_studies_that_did_not_all_tell_their_modality_none_is_known() -> None:
+    assert remarks(plugin(scope(image(modality="CT"), image())), image(modality="MR")) == []

@@ -23,6 +23,7 @@ class Image:
     array: npt.NDArray
     ijk_to_ras: Any
     label: int | None = None
+    modality: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
