@@ -68,8 +68,11 @@ def series_files(folder: Path) -> list[Path]:
 
     Raises InputError if there is none or more than one, or a DICOM image that cannot be read as one.
     """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series]
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), one) for one in series]
+    except RuntimeError as error:
+        raise InputError(f"A DICOM file in '{folder}' is damaged: copy or export the series again.") from error
     listed = {Path(name).name for of_series in names for name in of_series}
     for place in sorted(folder.iterdir()):
         if place.is_file() and place.name not in listed and _should_be_image(place):

@@ -266,3 +266,13 @@ def test_what_macos_leaves_beside_a_slice_is_passed_over(tmp_path: Path) -> None
     write_dicom_series(tmp_path, ct())
     (tmp_path / "._004.dcm").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
     assert np.array_equal(read_volume(tmp_path).array, ct().array)
+
+
+def test_a_slice_of_an_impossible_number_of_samples_is_told(tmp_path: Path) -> None:
+    write_dicom_series(tmp_path, ct())
+    place = next(tmp_path.glob("*.dcm"))
+    samples = b"\x28\x00\x02\x00\x02\x00\x00\x00"
+    content = place.read_bytes()
+    assert content.count(samples + b"\x01\x00") == 1
+    place.write_bytes(content.replace(samples + b"\x01\x00", samples + b"\x00\x00"))
+    assert "is damaged" in refusal(tmp_path)
