@@ -239,6 +239,6 @@ def _should_be_image(place: Path) -> bool:
         head = stream.read(HEAD)
     if head[128:132] == b"DICM":
         kind = head.partition(CLASS)[2][2:]
-        # Of makers' own kinds, which are no images as a rule, the reader lists those that are.
-        return (not kind or kind.startswith(STORAGE)) and not kind.startswith((DIRECTORY, *WITHOUT_PIXELS))
+        # Of makers' own kinds, no images as a rule, the reader lists those that are. A file may end within its kind.
+        return STORAGE.startswith(kind[: len(STORAGE)]) and not kind.startswith((DIRECTORY, *WITHOUT_PIXELS))
     return place.suffix.lower() in (".dcm", ".dicom", ".ima")

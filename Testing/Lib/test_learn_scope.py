@@ -184,11 +184,11 @@ def test_the_order_in_which_views_come_back_does_not_matter(backbone: Backbone) 
     views = tuple(ViewSpec(name=name, preprocessing=task().plugin.views[0].preprocessing) for name in ("b", "a"))
     network = PluginNetwork(dataclasses.replace(task().plugin, views=views), backbone)
     rng = torch.Generator().manual_seed(0)
-    made = [{n: torch.randn(3, backbone.embed_dim, generator=rng) + (n == "b") for n in ("b", "a")} for _ in range(30)]
+    made = [{n: torch.randn(3, backbone.embed_dim, generator=rng) + (n == "b") for n in ("b", "a")} for _ in range(50)]
     train = CutCases([str(n) for n in range(30)], [{}] * 30, np.zeros(30, np.int64))
-    learn_scope(network, train, [dict(sorted(each.items())) for each in made])
+    learn_scope(network, train, [dict(sorted(each.items())) for each in made[:30]])
     try:
-        assert not any(network.is_beyond(each) for each in made[:20])
+        assert sum(network.is_beyond(each) for each in made[30:]) <= 1
     finally:
         network.close()
 
