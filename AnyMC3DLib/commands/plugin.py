@@ -104,7 +104,11 @@ def _scope_rows(spec: PluginSpec) -> list[list[str]]:
         values = f"values {images.low[0]:.4g} to {images.high[1]:.4g}"
         rows.append([f"has seen of '{images.source}'", f"{kind}{values}, spacing along R, A, S {spacing} mm"])
     told = "by their embeddings too" if scope.density else "by these ranges alone: it learnt from too few"
-    held = f"; of {scope.held_out} held-out studies {scope.beyond} were" if scope.density and scope.held_out else ""
+    held = (
+        f"; of {scope.held_out} held-out studies {scope.beyond} were taken for others"
+        if scope.density and scope.held_out
+        else ""
+    )
     return [*rows, ["tells other studies", f"{told}{held}"]]
 
 
